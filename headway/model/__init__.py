@@ -1,0 +1,1 @@
+"""One plain decoder; checkpoints in and out."""

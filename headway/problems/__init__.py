@@ -1,0 +1,1 @@
+"""Where problems come from, how they are asked, which are kept."""

@@ -1,0 +1,1 @@
+"""The table of rollouts and the queries on it."""

@@ -1,0 +1,1 @@
+"""Losses, batches and the one training loop."""

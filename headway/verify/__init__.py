@@ -1,0 +1,1 @@
+"""What is the final answer, and is it right."""
