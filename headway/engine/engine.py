@@ -1,0 +1,218 @@
+"""generate(requests) -> completions: prefill, then one token a step for every sequence in flight.
+
+    waiting --admit (prompt computed once, copied to its samples)--> slots --step--> slots --stop or full--> done
+
+It deals in token ids only and knows nothing of text, problems or rewards. It runs on the trainer's own module and weights.
+Freed slots are refilled at once; the last active slot moves into a gap, so the batch is always dense.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from headway.engine.cache import SlotCache
+from headway.engine.sampling import draw, uniforms
+from headway.errors import EngineError
+from headway.model.attention import lay_out
+from headway.model.head import next_logits
+from headway.model.transformer import Decoder
+from headway.types import Completion, Request, StopReason
+
+Progress = Callable[[int, int, float], None]  # (samples done, samples in all, new tokens a second)
+
+
+@dataclass(slots=True)
+class _Sequence:
+    """One sample in flight."""
+
+    request: int
+    index: int
+    key: int
+    max_tokens: int
+    temperature: float
+    top_p: float
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """What a `generate` call did: tokens and seconds of prefill and decode, and steps."""
+
+    prompt_tokens: int
+    new_tokens: int
+    steps: int
+    seconds: float
+
+
+class Engine:
+    """Samples from a decoder. `stop_ids` are all token ids that end a completion; `slots` sequences run at once."""
+
+    def __init__(self, model: Decoder, stop_ids: Sequence[int], slots: int = 256):
+        if not stop_ids:
+            raise EngineError("the engine needs at least one stop token id")
+        self.model, self.slots = model, slots
+        self._stop = frozenset(stop_ids)
+        self.statistics = Statistics(0, 0, 0, 0.0)
+
+    @torch.inference_mode()
+    def generate(self, requests: Sequence[Request], progress: Progress | None = None) -> list[list[Completion]]:
+        """Complete every request: result[r][i] is the sample of `requests[r].keys[i]`.
+
+        Raises EngineError for a request whose prompt is empty, or whose prompt and max_tokens exceed the model's positions.
+        """
+        self._check(requests)
+        run = _Generation(self.model, requests, self._stop, self.slots)
+        started = time.monotonic()
+        reported = started
+        while run.step():
+            now = time.monotonic()
+            if progress is not None and now - reported > 0.5:
+                reported = now
+                progress(run.finished, run.samples, run.new_tokens / (now - started))
+        self.statistics = Statistics(run.prompt_tokens, run.new_tokens, run.steps, time.monotonic() - started)
+        return run.completions()
+
+    def _check(self, requests: Sequence[Request]) -> None:
+        limit = self.model.config.max_positions
+        for number, request in enumerate(requests):
+            if not request.prompt_ids or not request.keys or request.max_tokens < 1:
+                raise EngineError(f"request {number} has an empty prompt, no sample keys or max_tokens below 1")
+            if len(request.prompt_ids) + request.max_tokens > limit:
+                raise EngineError(
+                    f"request {number}: {len(request.prompt_ids)} prompt tokens and max_tokens {request.max_tokens} "
+                    f"exceed the model's {limit} positions"
+                )
+
+
+class _Generation:
+    """The state of one `generate` call."""
+
+    def __init__(self, model: Decoder, requests: Sequence[Request], stop: frozenset[int], slots: int):
+        self._model, self._requests, self._stop = model, requests, stop
+        self.samples = sum(len(r.keys) for r in requests)
+        self._cache = SlotCache(
+            model.config, min(slots, max(1, self.samples)), _compute_dtype(model), model.device
+        )
+        self._waiting: deque[_Sequence] = deque(
+            _Sequence(r, i, key, request.max_tokens, request.temperature, request.top_p)
+            for r, request in enumerate(requests)
+            for i, key in enumerate(request.keys)
+        )
+        self._active: list[_Sequence] = []
+        self._done: dict[tuple[int, int], Completion] = {}
+        self._lengths: list[int] = []  # of the active slots, on the host
+        self._next = torch.empty(0)
+        self.prompt_tokens = self.new_tokens = self.steps = self.finished = 0
+
+    def completions(self) -> list[list[Completion]]:
+        return [[self._done[r, i] for i in range(len(q.keys))] for r, q in enumerate(self._requests)]
+
+    def step(self) -> bool:
+        """Admit what fits, decode one token everywhere, retire what ended. False when nothing is left."""
+        free = self._cache_slots() - len(self._active)
+        if self._waiting and free >= min(len(self._waiting), max(1, self._cache_slots() // 8)):
+            self._admit(free)
+            self._retire()
+        if not self._active:
+            return bool(self._waiting)
+        cache = self._cache
+        cache.active = len(self._active)
+        ids = torch.tensor([s.tokens[-1] for s in self._active], device=self._model.device)
+        cache.begin_step(max(self._lengths) + 1)
+        with _autocast(self._model):
+            hidden = self._model.decode(ids, cache.lengths[: cache.active], cache)
+        cache.lengths[: cache.active] += 1
+        self._lengths = [n + 1 for n in self._lengths]
+        self._draw(hidden, self._active)
+        self.steps += 1
+        self._retire()
+        return bool(self._active or self._waiting)
+
+    def _cache_slots(self) -> int:
+        return self._cache.lengths.shape[0]
+
+    def _admit(self, free: int) -> None:
+        """Prefill the next prompts, each once however many of its samples enter now."""
+        batch = [self._waiting.popleft() for _ in range(min(free, len(self._waiting)))]
+        prompts: list[tuple[int, int]] = []  # (request, samples that enter now), neighbours together
+        for sequence in batch:
+            if prompts and prompts[-1][0] == sequence.request:
+                prompts[-1] = (sequence.request, prompts[-1][1] + 1)
+            else:
+                prompts.append((sequence.request, 1))
+        lengths = [len(self._requests[r].prompt_ids) for r, _ in prompts]
+        first = len(self._active)
+        self._cache.reserve(max(lengths) + 1)
+        slots = np.cumsum([first, *(n for _, n in prompts)])
+        starts = np.cumsum([0, *lengths])
+
+        def keep(layer: int, k: Tensor, v: Tensor) -> None:
+            for p, (_, copies) in enumerate(prompts):
+                part = slice(int(starts[p]), int(starts[p + 1]))
+                self._cache.fill(layer, int(slots[p]), copies, k[part], v[part])
+
+        ids = torch.tensor([t for r, _ in prompts for t in self._requests[r].prompt_ids], device=self._model.device)
+        layout = lay_out(lengths, self._model.device)
+        with _autocast(self._model):
+            hidden = self._model(ids, layout, keep)[layout.last]
+        copies = torch.tensor([n for _, n in prompts], device=hidden.device)
+        self._active += batch
+        self._lengths += [n for n, (_, c) in zip(lengths, prompts, strict=True) for _ in range(c)]
+        self._cache.lengths[first : first + len(batch)] = torch.tensor(self._lengths[first:], device=hidden.device)
+        self._draw(hidden.repeat_interleave(copies, 0), batch)
+        self.prompt_tokens += len(ids)
+
+    def _draw(self, hidden: Tensor, sequences: list[_Sequence]) -> None:
+        """Draw one token for each sequence and write it down."""
+        keys = np.array([s.key for s in sequences], dtype=np.uint64)
+        positions = np.array([len(s.tokens) for s in sequences], dtype=np.int64)
+        device = hidden.device
+        noise = torch.from_numpy(uniforms(keys, positions)).to(device)
+        temperature = torch.tensor([s.temperature for s in sequences], dtype=torch.float32, device=device)
+        nucleus = any(s.top_p < 1 for s in sequences)
+        top_p = torch.tensor([s.top_p for s in sequences], dtype=torch.float32, device=device) if nucleus else None
+        tokens, logprobs = draw(next_logits(hidden, self._model.output_weight), noise, temperature, top_p)
+        for sequence, token, logprob in zip(sequences, tokens.tolist(), logprobs.tolist(), strict=True):
+            sequence.tokens.append(token)
+            sequence.logprobs.append(logprob)
+        self.new_tokens += len(sequences)
+
+    def _retire(self) -> None:
+        """Take out what ended; the last slots move into the gaps."""
+        ended = [i for i, s in enumerate(self._active) if s.tokens[-1] in self._stop or len(s.tokens) >= s.max_tokens]
+        if not ended:
+            return
+        for i in ended:
+            s = self._active[i]
+            reason = StopReason.STOP if s.tokens[-1] in self._stop else StopReason.LENGTH
+            self._done[s.request, s.index] = Completion(tuple(s.tokens), tuple(s.logprobs), reason)
+        self.finished += len(ended)
+        kept = len(self._active) - len(ended)
+        gaps = [i for i in ended if i < kept]
+        gone = set(ended)
+        tail = [i for i in range(kept, len(self._active)) if i not in gone]
+        if gaps:
+            device = self._model.device
+            longest = max(self._lengths[i] for i in tail)
+            self._cache.move(torch.tensor(tail, device=device), torch.tensor(gaps, device=device), longest)
+        for source, target in zip(tail, gaps, strict=True):
+            self._active[target], self._lengths[target] = self._active[source], self._lengths[source]
+        del self._active[kept:], self._lengths[kept:]
+
+
+def _compute_dtype(model: Decoder) -> torch.dtype:
+    return torch.bfloat16 if model.device.type == "cuda" else torch.float32
+
+
+def _autocast(model: Decoder) -> torch.autocast:
+    """bfloat16 products on CUDA, as in training; float32 elsewhere."""
+    cuda = model.device.type == "cuda"
+    return torch.autocast("cuda" if cuda else "cpu", dtype=torch.bfloat16, enabled=cuda)
