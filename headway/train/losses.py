@@ -1,0 +1,80 @@
+"""The losses, as pure functions of per-token log-probs. Tensors only: no model, no rollout, no constants of a recipe.
+
+    nll      - sum m lp / N
+    dpo      - mean log sigmoid( beta [ (lw - rw) - (ll - rl) ] )                       Rafailov 2023, eq. 7
+    policy   - sum_t w_t min( rho_t A, clip(rho_t, 1-eps_low, 1+eps_high) A ),  rho = exp(lp - old)      PPO, GRPO, DAPO
+
+Every loss is normalised by a number of the *whole* optimizer step (tokens, pairs or sequences), which the caller passes
+as `total`: a long batch and its pieces give one gradient.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def nll(logprobs: Tensor, loss_mask: Tensor, total: float) -> Tensor:
+    """Negative log-likelihood in nats a token: logprobs and loss_mask [T], `total` target tokens in the whole step.
+
+    The mask multiplies nothing by infinity: a masked token contributes exactly zero to value and gradient.
+    """
+    return -logprobs.masked_fill(~loss_mask, 0.0).sum() / total
+
+
+@dataclass(frozen=True, slots=True)
+class DpoTerms:
+    """What a batch of pairs gave, each [pairs] and detached: rewards are beta (policy - reference) in nats."""
+
+    chosen_rewards: Tensor
+    rejected_rewards: Tensor
+
+
+def dpo(
+    chosen: Tensor, rejected: Tensor, chosen_reference: Tensor, rejected_reference: Tensor, beta: float, total: float
+) -> tuple[Tensor, DpoTerms]:
+    """Direct preference optimisation (arXiv 2305.18290, eq. 7): sequence log-probs [pairs], `total` pairs in the step.
+
+    At policy = reference the mean loss is log 2.
+    """
+    chosen_rewards = beta * (chosen - chosen_reference)
+    rejected_rewards = beta * (rejected - rejected_reference)
+    loss = -F.logsigmoid(chosen_rewards - rejected_rewards).sum() / total
+    return loss, DpoTerms(chosen_rewards.detach(), rejected_rewards.detach())
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyTerms:
+    """What a batch of policy-gradient tokens gave, detached: sums over its tokens, to be divided by their number."""
+
+    clipped: Tensor  # tokens where the clip was active
+    kl: Tensor  # k3 estimate of KL(old || new), nats
+
+
+def clipped_policy_gradient(
+    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, weights: Tensor, clip_low: float, clip_high: float
+) -> tuple[Tensor, PolicyTerms]:
+    """Clipped surrogate (PPO; asymmetric as in DAPO, arXiv 2503.14476, eq. 8).
+
+    logprobs, old_logprobs, advantages and weights [T]. `weights` carries mask and normalisation: 1/(tokens of the step)
+    for the token-level mean, 1/(sequences of the step x length) for GRPO's mean of sequence means; zero where nothing is
+    learned. At ratio 1 and advantage 1 the gradient is that of `nll`.
+    """
+    log_ratio = torch.where(weights > 0, logprobs - old_logprobs, torch.zeros_like(logprobs))
+    ratio = log_ratio.exp()
+    plain = ratio * advantages
+    bounded = ratio.clamp(1 - clip_low, 1 + clip_high) * advantages
+    loss = -(weights * torch.minimum(plain, bounded)).sum()
+    with torch.no_grad():
+        counted = weights > 0
+        clipped = ((bounded < plain) & counted).sum().float()
+        kl = (log_ratio.neg().exp() - 1 + log_ratio)[counted].sum()
+    return loss, PolicyTerms(clipped, kl)
+
+
+def sequence_sums(values: Tensor, owner: Tensor, sequences: int) -> Tensor:
+    """Sum of values [T] by owner [T] in 0 .. sequences-1: float32 [sequences]."""
+    return values.new_zeros(sequences).index_add(0, owner, values)

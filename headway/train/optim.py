@@ -1,0 +1,71 @@
+"""AdamW on float32 master weights, and the learning rate of each step. It does not know what is trained on.
+
+    lr(s) = peak * warm-up(s) * decay(s),    warm-up linear over its share of the steps, decay constant, linear or cosine
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from headway.config import OptimizerConfig
+
+
+def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
+    """The rate of optimizer step `step` (from 0) of `steps`."""
+    warm = config.warmup * steps
+    if step < warm:
+        return config.lr * (step + 1) / math.ceil(warm)
+    done = (step - warm) / max(1.0, steps - warm)
+    if config.schedule == "constant":
+        return config.lr
+    share = 1 - done if config.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
+    return config.lr * (config.final_lr + (1 - config.final_lr) * share)
+
+
+def adamw(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
+    """Fused AdamW; matrices decay, vectors do not. Raises nothing: all parameters must be float32 (asserted)."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    assert all(p.dtype == torch.float32 for p in parameters), "master weights are float32"
+    groups = [
+        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
+
+
+def update(optimizer: torch.optim.AdamW, model: nn.Module, lr: float, clip_norm: float) -> float:
+    """Clip the gradient's norm, take one step at rate `lr`, clear the gradient. Returns the norm before clipping.
+
+    A gradient that is not finite raises FloatingPointError before the weights are touched.
+    """
+    norm = float(nn.utils.clip_grad_norm_(model.parameters(), clip_norm))
+    if not math.isfinite(norm):
+        raise FloatingPointError(f"the gradient's norm is {norm}")
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return norm
+
+
+def optimizer_tensors(optimizer: torch.optim.AdamW, model: nn.Module) -> dict[str, Tensor]:
+    """The optimizer's state by parameter name: `NAME.exp_avg`, `NAME.exp_avg_sq` and `NAME.step`."""
+    names = {id(p): name for name, p in model.named_parameters()}
+    return {
+        f"{names[id(p)]}.{key}": value.contiguous()
+        for p, state in optimizer.state.items()
+        for key, value in state.items()
+    }
+
+
+def load_optimizer(optimizer: torch.optim.AdamW, model: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Put back what `optimizer_tensors` gave."""
+    for name, parameter in model.named_parameters():
+        found = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.rpartition(".")[0] == name}
+        if found:
+            optimizer.state[parameter] = {
+                key: value.cpu() if key == "step" else value.to(parameter.device) for key, value in found.items()
+            }
