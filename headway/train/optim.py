@@ -1,6 +1,6 @@
 """AdamW on float32 master weights, and the learning rate of each step. It does not know what is trained on.
 
-    lr(s) = peak * warm-up(s) * decay(s),    warm-up linear over its share of the steps, decay constant, linear or cosine
+lr(s) = peak * warm-up(s) * decay(s),    warm-up linear over its share of the steps, decay constant, linear or cosine
 """
 
 from __future__ import annotations
@@ -64,7 +64,9 @@ def optimizer_tensors(optimizer: torch.optim.AdamW, model: nn.Module) -> dict[st
 def load_optimizer(optimizer: torch.optim.AdamW, model: nn.Module, tensors: dict[str, Tensor]) -> None:
     """Put back what `optimizer_tensors` gave."""
     for name, parameter in model.named_parameters():
-        found = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.rpartition(".")[0] == name}
+        found = {
+            key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.rpartition(".")[0] == name
+        }
         if found:
             optimizer.state[parameter] = {
                 key: value.cpu() if key == "step" else value.to(parameter.device) for key, value in found.items()
