@@ -1,0 +1,72 @@
+"""What a run works on and what it takes: versions, cores, seconds, memory.
+
+It does not know the run; it never tells a path, a host name or an environment variable.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import resource
+import sys
+import time
+from contextlib import suppress
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = ("headway", "torch", "transformers", "tokenizers", "safetensors", "numpy", "deltalake", "duckdb", "pyarrow")
+_PACKAGES += ("math-verify", "reasoning-gym")
+
+
+class Clock:
+    """The seconds that a stage has run, over all restarts. Work that a kill undid is done again, and counted once."""
+
+    def __init__(self, earlier: float = 0.0):
+        self._earlier = earlier
+        self._since = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds up to now."""
+        return self._earlier + time.monotonic() - self._since
+
+
+def environment(threads: int) -> dict[str, Any]:
+    """What the numbers may depend on: versions, system, cores, and the threads used (0 = all cores)."""
+    versions: dict[str, str] = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    return {
+        "versions": versions,
+        "system": platform.system(),
+        "machine": platform.machine(),
+        "cores": os.cpu_count() or 1,
+        "threads": threads or os.cpu_count() or 1,
+    }
+
+
+def peak_memory_bytes() -> int:
+    """The most memory this process and its living children held (each one's own peak, added up), in bytes.
+
+    Linux tells it in /proc (VmHWM). Elsewhere it is the largest of this process and its ended children.
+    """
+    unit = 1 if sys.platform == "darwin" else 1024
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit
+    alive = _peak_of(os.getpid()) or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return max(ended, alive)
+
+
+def _peak_of(process: int) -> int:
+    """VmHWM of a process and all below it in bytes; 0 where /proc does not tell."""
+    peak = 0
+    with suppress(OSError):
+        match = re.search(r"^VmHWM:\s*(\d+) kB", Path(f"/proc/{process}/status").read_text(), re.MULTILINE)
+        peak = int(match[1]) * 1024 if match else 0
+    with suppress(OSError):
+        for thread in os.listdir(f"/proc/{process}/task"):
+            children = Path(f"/proc/{process}/task/{thread}/children").read_text().split()
+            peak += sum(_peak_of(int(child)) for child in children)
+    return peak
