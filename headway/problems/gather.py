@@ -1,0 +1,82 @@
+"""All problems of a run: every source read, every problem once, nothing held out trained on, every reference checked.
+
+    sources --load / generate--> problems --deduplicate--> --decontaminate--> --verify references--> admitted
+
+A question that occurs in several splits stays in the one that must not be trained on: held-out ones clean all others,
+and validation comes before training. Every step has a funnel. Held-out problems clean the training set even where their own
+reference does not verify.
+
+This file does not know how a reference is verified: its caller passes `verifies`. It knows one thing about the world:
+reasoning-gym's `gsm_symbolic` is built from GSM8K's test problems, so it is refused where GSM8K is held out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from headway.config import ProblemsConfig, SourceConfig
+from headway.errors import ConfigError, DataError
+from headway.problems.clean import decontaminate, deduplicate
+from headway.problems.generate import generate
+from headway.problems.load import load
+from headway.types import Funnel, Problem, Split, content_id
+
+_ORDER = (Split.HELDOUT, Split.VALIDATION, Split.TRAIN)
+
+
+def gather(config: ProblemsConfig, verifies: Callable[[str], bool], seed: int) -> tuple[list[Problem], list[Funnel]]:
+    """The admitted problems and the funnels of the steps (held-out sources and the others are de-duplicated apart).
+
+    `verifies(reference)` says whether a completion that boxes this very reference would be CORRECT; it is asked once
+    a reference. The problems come in an order hashed from `seed`, so that sources are mixed; which ones they are does
+    not depend on it. Raises what `load` and `generate` raise; ConfigError for gsm_symbolic beside GSM8K; DataError,
+    with the funnels, where nothing or nothing held out is left.
+    """
+    problems = {split: [p for s in config.sources if s.split is split for p in _read(s)] for split in _ORDER}
+    _check_gsm_symbolic(config.sources, problems[Split.HELDOUT])
+    heldout, heldout_duplicates = deduplicate(problems[Split.HELDOUT])
+    rest, duplicates = deduplicate(problems[Split.VALIDATION] + problems[Split.TRAIN])
+    templated = {_name(source) for source in config.sources if source.family}
+    clean, overlap = decontaminate(rest, heldout, templated=templated)
+    admitted, references = check_references(heldout + clean, verifies)
+    heldout_duplicates = replace(heldout_duplicates, name="held-out duplicates")
+    funnels = [heldout_duplicates, duplicates, overlap, references]
+    told = "; ".join(str(funnel) for funnel in funnels)
+    if not admitted:
+        raise DataError(f"no problem is left ({told})")
+    if not any(problem.split is Split.HELDOUT for problem in admitted):
+        raise DataError(f"no held-out problem is left to evaluate on: give a source with split = 'heldout' ({told})")
+    return sorted(admitted, key=lambda problem: content_id("gather", seed, problem.id)), funnels
+
+
+def check_references(problems: Sequence[Problem], verifies: Callable[[str], bool]) -> tuple[list[Problem], Funnel]:
+    """The problems whose own reference verifies, in order, and the funnel. Each different reference is asked once."""
+    known = {reference: verifies(reference) for reference in dict.fromkeys(p.reference for p in problems)}
+    kept = [problem for problem in problems if known[problem.reference]]
+    lost = len(problems) - len(kept)
+    return kept, Funnel("references", len(problems), len(kept), {"reference does not verify": lost})
+
+
+def _read(source: SourceConfig) -> list[Problem]:
+    return generate(source) if source.family else load(source)
+
+
+def _name(source: SourceConfig) -> str:
+    """What the source calls itself in errors and in `Problem.source` of a family."""
+    return source.name or source.family or source.data
+
+
+def _check_gsm_symbolic(sources: Sequence[SourceConfig], heldout: Sequence[Problem]) -> None:
+    """Refuse to train on rewritten test problems of GSM8K where GSM8K is held out."""
+    for source in sources:
+        uses = f"{source.family} {json.dumps(source.settings, default=str)}"  # `composite` names families in settings
+        if source.split is Split.HELDOUT or "gsm_symbolic" not in uses:
+            continue
+        named = any("gsm8k" in f"{s.name} {s.data}".lower() for s in sources if s.split is Split.HELDOUT)
+        if named or any(problem.family == "gsm8k" for problem in heldout):
+            raise ConfigError(
+                f"source {_name(source)!r} would train on gsm_symbolic, which is made from GSM8K's test problems, and "
+                "GSM8K is held out: take another family or another held-out set"
+            )
