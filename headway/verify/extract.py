@@ -21,7 +21,7 @@ _BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 _OPENERS = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
 _UNBRACED = re.compile(r"\s*([+-]?[0-9a-zA-Z][0-9a-zA-Z./]*)")
-_GLUE = re.compile(r"\\(?:quad|qquad|text|textbf|mathrm|[,;: ])|[\s{}$*\\\[\]]+")
+_GLUE = re.compile(r"\\(?:quad|qquad|text|textbf|mathrm|[,;: ()\[\]])|[\s{}$*]+")
 _JOINED = re.compile(r"(?:for[\w() ]{1,24})?[,;]?(?:and|or|[,;])(?:also)?", re.IGNORECASE)
 _WORDS = ("nswer", "NSWER", "éponse", "ntwort", "espuesta", "твет", "答案")
 _MARKED = re.compile(
@@ -91,7 +91,8 @@ def find(text: str, *, last_number: bool = False) -> Found | None:
 def outside_thought(text: str) -> str:
     """`text` without its think blocks and without what follows an end-of-text token.
 
-    A block that never ends reaches to the end; a closing tag without an opening one closes a block that the prompt opened.
+    A block that never ends reaches to the end; a closing tag without an opening one closes
+    a block that the prompt opened.
     """
     end = _END_OF_TEXT.search(text)
     if end:
@@ -247,7 +248,7 @@ def _statement(tail: str, *, sentences: bool) -> str:
     stop = _SENTENCE.search(tail)
     statement = (tail[: stop.start()] if stop else tail).strip().rstrip(".").strip("*_` ").strip()
     if sentences and len(re.findall(r"[A-Za-z]{2,}", statement)) > 2 and "\\" not in statement:
-        numbers = [match for match in _NUMBER.finditer(statement)]
+        numbers = list(_NUMBER.finditer(statement))
         if len(numbers) == 1:
             return numbers[0].group().strip()
     return statement

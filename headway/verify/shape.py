@@ -1,0 +1,340 @@
+r"""What kind of thing an answer is: a value, a word, a list, a tuple, a set, an interval, a matrix, a relation.
+
+    "x = -5,\ p = \frac{14}{3}"  -->  Items("", (Relation("=", x, Value(-5)), Relation("=", p, Value(14/3))), "")
+
+It does not compare anything (`equal` does) and does not evaluate more than one number at a time.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+
+from headway.verify import numbers
+from headway.verify.expression import Tree, Unreadable, parse
+from headway.verify.notation import enclosed, plain, split
+
+MAX_ANSWER = 2_000  # characters of an answer that is looked into
+MAX_ITEMS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """One expression. `exact` is its rational value or None; `decimals` its written decimal places or None."""
+
+    text: str
+    tree: Tree
+    exact: Fraction | None
+    decimals: int | None = None
+    percent: bool = False
+    unit: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """Plain words: `east`, `the empty set`."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Items:
+    """A list: bare ("" and ""), a tuple, an interval or a set, by its brackets. A union is open with "cup"."""
+
+    opener: str
+    items: tuple["Shape", ...]
+    closer: str
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """Rows of cells, all of one length."""
+
+    rows: tuple[tuple["Shape", ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Relation:
+    """left op right; `is_named` where the left side is only a name for the right one (`x = 5`, `f(x) = …`)."""
+
+    operator: str
+    left: "Shape"
+    right: "Shape"
+    name: str = ""
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Opaque:
+    """What none of our rules reads."""
+
+    text: str
+
+
+Shape = Value | Words | Items | Matrix | Relation | Opaque
+
+_WHOLE = re.compile(r"([+-]?)0*([0-9]{1,400})")
+_PLAIN_NUMBER = re.compile(r"([+-]?) ?([0-9]{1,400}|[0-9]{1,3}(?:,[0-9]{3}){1,100})?(?:\.([0-9]{0,400}))?")
+_PLAIN_FRACTION = re.compile(
+    r"([+-]?) ?(?:\\frac *\{([+-]?[0-9]{1,400})\} *\{([0-9]{1,400})\}|([0-9]{1,400}) ?/ ?([0-9]{1,400}))"
+)
+_MATRIX = re.compile(r"\\begin ?\{([pb]?matrix|array|smallmatrix)\}(?:\{[lcr| ]*\})?(.*)\\end ?\{\1\}", re.DOTALL)
+_NAME_PART = (
+    r"(?:\\?[A-Za-z]+(?: ?_ ?(?:\{[^{}]{1,24}\}|\\?[A-Za-z0-9]+))?'*(?:\([A-Za-z0-9, ]{1,24}\)|\{\([A-Za-z]\)\})?)"
+)
+_NAME = re.compile(rf"\(? ?{_NAME_PART}(?: ?[,:] ?{_NAME_PART}){{0,8}} ?\)?")
+_RELATIONS = frozenset({"=", "<", ">", "\\le", "\\ge", "\\ne", "\\in", "\\approx"})
+_FLIPPED = {">": "<", "\\ge": "\\le"}
+_WORD_TEXT = re.compile(r"[A-Za-zÀ-ɏ'’.\- ]*[A-Za-zÀ-ɏ]{2}[A-Za-zÀ-ɏ'’.\- ]*|[^\x00-ɏ]+")
+_TEXT = re.compile(r"\\text ?\{([^{}]*)\}")
+_CURRENCY = re.compile(r"([+-]?) ?(?:\\dollar|[€£¥₹]|\\pounds|\\euro|USD|US) ?([+-]?)(?=[0-9.])")
+_UNIT_TEXT = re.compile(
+    r"(.*[0-9A-Za-z})!]) ?\\text ?\{ ?([^{}=]*?) ?\}(?: ?\^ ?\{?([23])\}?| ?\\text ?\{[^{}]*\})?(?: ?\^ ?\{?([23])\}?)?",
+    re.DOTALL,
+)
+_UNIT_NAMES = (
+    r"degrees?|dollars?|cents?|bucks?|euros?|pounds?|percent(?:age)?|hours?|hrs?|minutes?|mins?|seconds?|secs?|days?|weeks?|months?"
+    r"|years?|yrs?|miles?|mph|kmh|km/h|m/s|feet|foot|ft|inch(?:es)?|yards?|meters?|metres?|centimeters?|millimeters?"
+    r"|kilometers?|cm|mm|km|kg|mg|kilograms?|grams?|liters?|litres?|ml|gallons?|ounces?|oz|lbs?|units?|square|sq|cubic|radians?|rad"
+    r"|people|students?|ways|points?|times|apples?|books?|marbles?|coins?|cookies|sets?|pieces?|boxes|pages?|cups?|tons?"
+)
+_UNIT_WORD = re.compile(
+    rf"([+-]?[0-9][0-9.,/ ]*|.*[0-9}})]) ?((?:(?:{_UNIT_NAMES})\b[ .]?|\b[a-z]{{4,20}}\b ?)+)(?:\^ ?\{{?([23])\}}?)?"
+)
+_CURRENCY_TAIL = re.compile(r"(.*[0-9]) ?(?:\\dollar|[€£¥₹])", re.DOTALL)
+_DEGREE = re.compile(r" ?\^ ?(?:\{ ?\\circ ?\}|\\circ(?![a-zA-Z]))(?: ?[CF](?![a-zA-Z]))?\Z")
+_ONE_WORD = re.compile(r"\\?[A-Za-z]")
+_FUNCTION_WORDS = re.compile(
+    r"\\?(?:sqrt|sin|cos|tan|sec|csc|cot|log|ln|exp|pi|abs|Abs|arc\w+|asin|acos|atan|floor|ceil|infinity|infty|oo|theta|alpha|beta)"
+)
+_UNIT_SYNONYMS = {
+    "cm": "centimeter", "mm": "millimeter", "km": "kilometer", "m": "meter", "metre": "meter", "litre": "liter",
+    "l": "liter", "ml": "milliliter", "kg": "kilogram", "g": "gram", "mg": "milligram", "lb": "pound", "oz": "ounce",
+    "ft": "foot", "feet": "foot", "in": "inch", "inche": "inch", "hr": "hour", "h": "hour", "min": "minute",
+    "sec": "second", "s": "second", "yr": "year", "rad": "radian", "buck": "dollar", "sq": "square", "mi": "mile",
+    "people": "person", "unit": "", "ways": "", "way": "", "time": "",
+}  # fmt: skip
+
+
+@lru_cache(maxsize=8_192)
+def read(text: str) -> Shape:
+    """The shape of an answer as written. Cached, because a problem's reference is read once for each rollout."""
+    if len(text) > MAX_ANSWER:
+        return Opaque(text)
+    return _shape(plain(text), 0)
+
+
+def quick_number(text: str) -> Value | None:
+    """The value of a plain integer, decimal or fraction, without reading it as an expression."""
+    match = _PLAIN_NUMBER.fullmatch(text)
+    if match and (match.group(2) or match.group(3)):
+        sign, whole, decimals = match.groups()
+        digits = (whole or "0").replace(",", "")
+        value = Fraction(int(digits + (decimals or "")), 10 ** len(decimals or ""))
+        value = -value if sign == "-" else value
+        return Value(
+            text, ("num", value, "decimal" if decimals else "whole"), value, len(decimals) if decimals else None
+        )
+    match = _PLAIN_FRACTION.fullmatch(text)
+    if match:
+        sign, top, bottom, flat_top, flat_bottom = match.groups()
+        below = int(bottom or flat_bottom)
+        if below:
+            value = Fraction(int(top or flat_top), below)
+            value = -value if sign == "-" else value
+            return Value(text, ("num", value), value)
+    return None
+
+
+def _shape(text: str, depth: int) -> Shape:
+    text = text.strip()
+    number = quick_number(text)
+    if number is not None:
+        return number
+    if not text or depth > 8 or "\\dots" in text:
+        return Opaque(text)
+    words = _words(text)
+    if words is not None:
+        return words
+    return (
+        _matrix(text, depth)
+        or _listed(text, depth)
+        or _bracketed(text, depth)
+        or _related(text, depth)
+        or _both_signs(text, depth)
+        or _value(text)
+    )
+
+
+def _words(text: str) -> Words | None:
+    unwrapped = _TEXT.sub(r"\1", text).strip() if "\\text" in text else text
+    if "\\" in unwrapped or not _WORD_TEXT.fullmatch(unwrapped):
+        return None
+    if re.search(r"(?:^| )(?:and|or)(?: |$)", unwrapped) and len(unwrapped.split()) < 6:
+        return None
+    if unwrapped is text and (len(text) < 3 or _FUNCTION_WORDS.fullmatch(text)):
+        return None
+    unwrapped = " ".join(unwrapped.split()).strip(". ")
+    return Words(unwrapped) if len(unwrapped) > 1 else None
+
+
+def _matrix(text: str, depth: int) -> Shape | None:
+    match = _MATRIX.fullmatch(text)
+    if match is None or "\\begin" in match.group(2):
+        return None
+    rows = [row.split("&") for row in re.split(r"\\\\|\\cr(?![a-z])", match.group(2).replace("\\hline", ""))]
+    rows = [row for row in rows if any(cell.strip() for cell in row)]
+    if not rows or len({len(row) for row in rows}) > 1 or sum(map(len, rows)) > 400:
+        return Opaque(text)
+    return Matrix(tuple(tuple(_shape(cell, depth + 1) for cell in row) for row in rows))
+
+
+def _listed(text: str, depth: int) -> Shape | None:
+    """A bare list: separated by ; or else by commas, "and", "or"; or a union."""
+    unwrapped = re.sub(r"\\text ?\{ ?,? ?(and|or|,) ?\}", r" \1 ", text)
+    pieces, found = split(unwrapped, frozenset(";"))
+    if not found:
+        pieces, found = split(unwrapped, frozenset({",", "and", "or"}))
+    if found:
+        pieces = [piece.strip() for piece in pieces]
+        pieces = [piece for piece in pieces if piece]
+        if not 2 <= len(pieces) <= MAX_ITEMS:
+            return _shape(pieces[0], depth + 1) if len(pieces) == 1 and len(found) == 1 else Opaque(text)
+        return Items("", tuple(_shape(piece, depth + 1) for piece in pieces), "", text)
+    pieces, found = split(text, frozenset({"\\cup"}))
+    if found and len(pieces) <= MAX_ITEMS:
+        return Items("cup", tuple(_shape(piece, depth + 1) for piece in pieces), "cup", text)
+    return None
+
+
+def _bracketed(text: str, depth: int) -> Shape | None:
+    """A tuple, an interval, a set, or a needless pair of brackets around something else."""
+    held = enclosed(text)
+    if held is None:
+        return Items("\\{", (), "\\}") if text in ("\\emptyset", "\\{ \\}") else None
+    opener, inside, closer = held
+    pieces, found = split(inside, frozenset(";"))
+    if not found:
+        pieces, found = split(inside, frozenset(","))
+    if opener == "{" and closer == "}":
+        opener, closer = ("\\{", "\\}") if found else ("", "")
+    if not found and opener != "\\{":
+        return _shape(inside, depth + 1) if (opener, closer) in (("(", ")"), ("", "")) else None
+    if opener == "\\{" and not found and (":" in inside or "\\mid" in inside or "|" in inside):
+        return Opaque(text)
+    if len(pieces) > MAX_ITEMS:
+        return Opaque(text)
+    pieces = [piece for piece in pieces if piece.strip()] if opener == "\\{" else pieces
+    shapes: list[Shape] = []
+    for piece in pieces:
+        item = _shape(piece, depth + 1)
+        spread = opener == "\\{" and isinstance(item, Items) and not item.opener
+        shapes.extend(item.items if spread and isinstance(item, Items) else [item])
+    return Items(opener, tuple(shapes), closer, text)
+
+
+def _related(text: str, depth: int) -> Shape | None:
+    """An equation, a named value, an inequality, or a ratio."""
+    pieces, found = split(text.replace("==", "="), _RELATIONS)
+    if not found:
+        pieces, found = split(text, frozenset(":"))
+        if not found or not all(piece.strip() for piece in pieces):
+            return None
+        return Items(":", tuple(_shape(piece, depth + 1) for piece in pieces), ":", text)
+    pieces = [piece.strip() for piece in pieces]
+    if not all(pieces) or len(pieces) > 4:
+        return Opaque(text)
+    named = ""
+    if set(found) <= {"=", "\\in", "\\approx"} and _NAME.fullmatch(pieces[0]):
+        named = re.sub(r"[\s{}()\\]", "", pieces[0])
+        rest = _shape(pieces[-1], depth + 1)
+        if len(pieces) > 2 and not _same_numbers([_shape(piece, depth + 1) for piece in pieces[1:]]):
+            return Opaque(text)
+        return Relation("=", Opaque(pieces[0]), rest, named, text)
+    shapes = [_shape(piece, depth + 1) for piece in pieces]
+    if set(found) <= {"=", "\\approx"}:
+        if _same_numbers(shapes):
+            return shapes[-1]
+        return Relation("=", shapes[0], shapes[1], "", text) if len(shapes) == 2 else Opaque(text)
+    if len(found) == 1:
+        flipped = _FLIPPED.get(found[0])
+        left, right = (shapes[1], shapes[0]) if flipped else (shapes[0], shapes[1])
+        return Relation(flipped or found[0], left, right, "", text)
+    if len(found) == 2 and set(found) <= {"<", "\\le"}:
+        return Items("<" + found[0], tuple(shapes), found[1], text)
+    if len(found) == 2 and set(found) <= {">", "\\ge"}:
+        return Items("<" + _FLIPPED[found[1]], tuple(reversed(shapes)), _FLIPPED[found[0]], text)
+    return Opaque(text)
+
+
+def _same_numbers(shapes: list[Shape]) -> bool:
+    """Whether all shapes are numbers, and the same one (a chain 3/2 = 1.5)."""
+    first = shapes[0]
+    return isinstance(first, Value) and all(
+        isinstance(shape, Value)
+        and not numbers.variables(shape.tree)
+        and not numbers.variables(first.tree)
+        and numbers.same_value(first.tree, shape.tree)
+        for shape in shapes
+    )
+
+
+def _both_signs(text: str, depth: int) -> Shape | None:
+    """a \\pm b is the list of a + b and a - b."""
+    if text.count("\\pm") + text.count("\\mp") != 1:
+        return None
+    sign = "\\pm" if "\\pm" in text else "\\mp"
+    return Items("", (_shape(text.replace(sign, "+"), depth + 1), _shape(text.replace(sign, "-"), depth + 1)), "", text)
+
+
+def _value(text: str) -> Shape:
+    """One expression with what may surround it: currency, percent, unit."""
+    unit = ""
+    percent = False
+    core = text
+    money = _CURRENCY.match(core)
+    if money:
+        core, unit = (money.group(1) or money.group(2)) + core[money.end() :], "dollar"
+    else:
+        money = _CURRENCY_TAIL.fullmatch(core)
+        if money:
+            core, unit = money.group(1), "dollar"
+    if core.endswith("%"):
+        core, percent = core[:-1].strip(), True
+    else:
+        degree = _DEGREE.search(core)
+        if degree:
+            core, unit = core[: degree.start()], "degree"
+    found = _read_value(core, text, percent, unit)
+    if found is not None:
+        return found
+    match = _UNIT_TEXT.fullmatch(core) or _UNIT_WORD.fullmatch(core)
+    if match and not unit and not percent:
+        unit = _canonical_unit(match.group(2), next((g for g in match.groups()[2:] if g), ""))
+        percent = unit in ("percent", "percentage")
+        found = _read_value(match.group(1).strip(), text, percent, "" if percent else unit)
+    return found or Opaque(text)
+
+
+def _read_value(core: str, text: str, percent: bool, unit: str) -> Value | None:
+    number = quick_number(core)
+    if number is not None:
+        return Value(text, number.tree, number.exact, number.decimals, percent, unit)
+    core = _TEXT.sub(r" \1 ", core) if "\\text" in core and not re.search(r"\\text ?\{[^{}]{2,}\}", core) else core
+    try:
+        tree = parse(core)
+        return Value(text, tree, numbers.exact(tree), None, percent, unit)
+    except (Unreadable, ZeroDivisionError):
+        return None
+
+
+def _canonical_unit(words: str, power: str) -> str:
+    names: list[str] = []
+    for word in re.findall(r"[a-zA-Z/]+", words.lower()):
+        word = word if word in _UNIT_SYNONYMS or len(word) < 3 or word.endswith("ss") else word.removesuffix("s")
+        names.append(_UNIT_SYNONYMS.get(word, word))
+    kind = {"2": "square ", "3": "cubic "}.get(power, "")
+    return (kind + " ".join(name for name in names if name)).strip()
