@@ -13,7 +13,7 @@ import difflib
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -37,7 +37,7 @@ class SourceConfig(Section):
     data_config: str = ""  # hub configuration ("main")
     data_split: str = "train"  # hub split
     split: Split = Split.TRAIN  # which work the problems may be used for
-    count: int = Field(0, ge=0)  # how many to take; 0 = all (a family needs a number)
+    count: int = Field(default=0, ge=0)  # how many to take; 0 = all (a family needs a number)
     seed: int = 0  # of a generated family, and of the draw when `count` is below the size
     solutions: bool = False  # import the worked solutions that the data carries as teacher rollouts
 
@@ -58,150 +58,150 @@ class ProblemsConfig(Section):
 
 
 class ModelConfig(Section):
-    """The policy: a `checkpoint` (folder or hub name), or a decoder from scratch with a tokenizer trained on the base's text."""
+    """The policy: a `checkpoint` (folder or hub name), or a new decoder with a tokenizer trained on the base's text."""
 
     checkpoint: str = ""
     gguf_file: str = ""  # the file inside `checkpoint` when that is a folder of GGUF
-    layers: int = Field(4, ge=1)
-    width: int = Field(128, ge=8)
-    heads: int = Field(4, ge=1)
-    kv_heads: int = Field(4, ge=1)
-    mlp_width: int = Field(384, ge=8)
-    vocabulary: int = Field(512, ge=64)  # at most; the tokenizer may need fewer
-    rope_theta: float = Field(10_000.0, gt=0)
-    max_positions: int = Field(1024, ge=16)
+    layers: int = Field(default=4, ge=1)
+    width: int = Field(default=128, ge=8)
+    heads: int = Field(default=4, ge=1)
+    kv_heads: int = Field(default=4, ge=1)
+    mlp_width: int = Field(default=384, ge=8)
+    vocabulary: int = Field(default=512, ge=64)  # at most; the tokenizer may need fewer
+    rope_theta: float = Field(default=10_000.0, gt=0)
+    max_positions: int = Field(default=1024, ge=16)
 
 
 class TeacherConfig(Section):
     """The scripted teacher of the generated families, and its budget. Real teachers have one, too."""
 
-    problems: int = Field(0, ge=0)  # how many training problems it works on
-    rollouts: int = Field(0, ge=0)  # how many solutions of each
-    mistake_rate: float = Field(0.05, ge=0, le=1)  # chance that a written step is wrong
-    catch_rate: float = Field(0.5, ge=0, le=1)  # chance that its check finds the mistake and repairs it
-    ramble_rate: float = Field(0.1, ge=0, le=1)  # chance that a solution repeats itself
-    own_rollouts: int = Field(0, ge=0)  # samples of the starting model beside the teacher's (self-distillation)
-    own_problems: int = Field(0, ge=0)  # on how many training problems
+    problems: int = Field(default=0, ge=0)  # how many training problems it works on
+    rollouts: int = Field(default=0, ge=0)  # how many solutions of each
+    mistake_rate: float = Field(default=0.05, ge=0, le=1)  # chance that a written step is wrong
+    catch_rate: float = Field(default=0.5, ge=0, le=1)  # chance that its check finds the mistake and repairs it
+    ramble_rate: float = Field(default=0.1, ge=0, le=1)  # chance that a solution repeats itself
+    own_rollouts: int = Field(default=0, ge=0)  # samples of the starting model beside the teacher's (self-distillation)
+    own_problems: int = Field(default=0, ge=0)  # on how many training problems
 
 
 class OptimizerConfig(Section):
     """AdamW on float32 master weights with a warm-up and a decay."""
 
-    lr: float = Field(1e-5, gt=0)
+    lr: float = Field(default=1e-5, gt=0)
     betas: tuple[float, float] = (0.9, 0.95)
-    eps: float = Field(1e-8, gt=0)
-    weight_decay: float = Field(0.0, ge=0)
-    clip_norm: float = Field(1.0, gt=0)
-    warmup: float = Field(0.1, ge=0, le=1)  # share of the steps (Phi-4-Mini-Reasoning: 0.1 in mid-training)
+    eps: float = Field(default=1e-8, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    clip_norm: float = Field(default=1.0, gt=0)
+    warmup: float = Field(default=0.1, ge=0, le=1)  # share of the steps (Phi-4-Mini-Reasoning: 0.1 in mid-training)
     schedule: Literal["constant", "linear", "cosine"] = "cosine"
-    final_lr: float = Field(0.1, ge=0, le=1)  # share of `lr` left at the last step
+    final_lr: float = Field(default=0.1, ge=0, le=1)  # share of `lr` left at the last step
 
 
 class StageConfig(Section):
     """What every training stage has: an optimizer, and how many tokens go through the model at once."""
 
     optimizer: OptimizerConfig = OptimizerConfig()
-    micro_batch_tokens: int = Field(16_384, ge=16)  # memory only; never changes the gradient
-    checkpoint_seconds: float = Field(20.0, gt=0)  # how much work a kill may cost
+    micro_batch_tokens: int = Field(default=16_384, ge=16)  # memory only; never changes the gradient
+    checkpoint_seconds: float = Field(default=20.0, gt=0)  # how much work a kill may cost
 
 
 class BaseConfig(StageConfig):
     """Pre-training from scratch on question -> answer text without reasoning. Only for a model without a checkpoint."""
 
-    epochs: int = Field(1, ge=1)
-    seq_len: int = Field(512, ge=16)
-    batch_rows: int = Field(16, ge=1)
+    epochs: int = Field(default=1, ge=1)
+    seq_len: int = Field(default=512, ge=16)
+    batch_rows: int = Field(default=16, ge=1)
 
 
 class MidtrainConfig(StageConfig):
     """Every correct teacher rollout, packed, until the validation loss stops falling."""
 
-    max_epochs: int = Field(5, ge=1)  # Phi-4-Mini-Reasoning: 5
-    seq_len: int = Field(16_384, ge=16)
-    batch_rows: int = Field(128, ge=1)
-    validate_every: int = Field(50, ge=1)  # optimizer steps between validation losses
-    validation_share: float = Field(0.05, gt=0, le=0.5)  # of the teacher's problems, kept out of the gradient
-    patience: int = Field(3, ge=0)  # validations without a new best before stopping; 0 = never stop early
+    max_epochs: int = Field(default=5, ge=1)  # Phi-4-Mini-Reasoning: 5
+    seq_len: int = Field(default=16_384, ge=16)
+    batch_rows: int = Field(default=128, ge=1)
+    validate_every: int = Field(default=50, ge=1)  # optimizer steps between validation losses
+    validation_share: float = Field(default=0.05, gt=0, le=0.5)  # of the teacher's problems, kept out of the gradient
+    patience: int = Field(default=3, ge=0)  # validations without a new best before stopping; 0 = never stop early
     train_on_prompt: bool = True  # plain causal language modelling, as in the paper
 
 
 class SftConfig(StageConfig):
     """A compact subset, unpacked, that teaches the form and when to stop."""
 
-    epochs: int = Field(5, ge=1)  # Phi-4-Mini-Reasoning: 5
-    batch_examples: int = Field(128, ge=1)
-    max_tokens: int = Field(20_480, ge=16)  # longer examples are dropped, and counted
-    per_problem: int = Field(1, ge=1)  # at most k rollouts a problem
-    max_repetition: float = Field(0.2, ge=0, le=1)  # share of repeated lines above which a rollout is dropped
+    epochs: int = Field(default=5, ge=1)  # Phi-4-Mini-Reasoning: 5
+    batch_examples: int = Field(default=128, ge=1)
+    max_tokens: int = Field(default=20_480, ge=16)  # longer examples are dropped, and counted
+    per_problem: int = Field(default=1, ge=1)  # at most k rollouts a problem
+    max_repetition: float = Field(default=0.2, ge=0, le=1)  # share of repeated lines above which a rollout is dropped
     shortest: bool = True  # of a problem's rollouts prefer the shortest ones
-    max_examples: int = Field(0, ge=0)  # balanced over family and difficulty; 0 = all that pass
+    max_examples: int = Field(default=0, ge=0)  # balanced over family and difficulty; 0 = all that pass
 
 
 class DpoConfig(StageConfig):
     """Correct against incorrect rollouts of the same problem, against the frozen start."""
 
-    epochs: int = Field(1, ge=1)  # Phi-4-Mini-Reasoning: 1
-    batch_pairs: int = Field(32, ge=1)
-    beta: float = Field(0.1, gt=0)  # the common default; the paper gives none
-    nll_weight: float = Field(0.0, ge=0)  # added likelihood of the chosen rollout (Iterative RPO: 1.0)
+    epochs: int = Field(default=1, ge=1)  # Phi-4-Mini-Reasoning: 1
+    batch_pairs: int = Field(default=32, ge=1)
+    beta: float = Field(default=0.1, gt=0)  # the common default; the paper gives none
+    nll_weight: float = Field(default=0.0, ge=0)  # added likelihood of the chosen rollout (Iterative RPO: 1.0)
     length_normalised: bool = False
-    pairs_per_problem: int = Field(1, ge=1)
+    pairs_per_problem: int = Field(default=1, ge=1)
     teacher_pairs: bool = True  # pairs among the teacher's rollouts
-    own_problems: int = Field(0, ge=0)  # training problems on which the SFT model's own rollouts give pairs
-    own_rollouts: int = Field(8, ge=2)
-    temperature: float = Field(1.0, gt=0)  # of the own rollouts
-    max_tokens: int = Field(16_384, ge=16)
+    own_problems: int = Field(default=0, ge=0)  # training problems on which the SFT model's own rollouts give pairs
+    own_rollouts: int = Field(default=8, ge=2)
+    temperature: float = Field(default=1.0, gt=0)  # of the own rollouts
+    max_tokens: int = Field(default=16_384, ge=16)
 
 
 class RlConfig(StageConfig):
     """Group-relative clipped policy gradient with verifiable rewards. Sampling is never truncated by top-k or top-p."""
 
-    steps: int = Field(100, ge=1)
-    prompts: int = Field(64, ge=1)  # problems a step
-    group_size: int = Field(8, ge=2)
-    max_tokens: int = Field(25_600, ge=16)
-    minibatches: int = Field(1, ge=1)  # optimizer steps a batch of rollouts
-    clip_low: float = Field(0.2, gt=0)  # DAPO
-    clip_high: float = Field(0.28, gt=0)  # DAPO's clip-higher; 0.2 is plain GRPO
+    steps: int = Field(default=100, ge=1)
+    prompts: int = Field(default=64, ge=1)  # problems a step
+    group_size: int = Field(default=8, ge=2)
+    max_tokens: int = Field(default=25_600, ge=16)
+    minibatches: int = Field(default=1, ge=1)  # optimizer steps a batch of rollouts
+    clip_low: float = Field(default=0.2, gt=0)  # DAPO
+    clip_high: float = Field(default=0.28, gt=0)  # DAPO's clip-higher; 0.2 is plain GRPO
     scale_by_std: bool = True  # GRPO; off: Dr. GRPO
     loss_level: Literal["token", "sequence"] = "token"  # DAPO's token-level mean, or GRPO's mean of sequence means
-    temperature_start: float = Field(1.0, gt=0)  # Phi-4-Mini-Reasoning: 1.0 -> 0.6 over the first half
-    temperature_end: float = Field(0.6, gt=0)
-    anneal_share: float = Field(0.5, ge=0, le=1)
+    temperature_start: float = Field(default=1.0, gt=0)  # Phi-4-Mini-Reasoning: 1.0 -> 0.6 over the first half
+    temperature_end: float = Field(default=0.6, gt=0)
+    anneal_share: float = Field(default=0.5, ge=0, le=1)
     uniform_length: bool = False  # fix 1: keep prompts of uniform response length
-    uniform_length_rounds: int = Field(1, ge=1)
-    max_length_variation: float = Field(0.5, gt=0)  # highest coefficient of variation (population std / mean) kept
-    uniform_length_problems: int = Field(512, ge=1)  # how many problems are tried for it
+    uniform_length_rounds: int = Field(default=1, ge=1)
+    max_length_variation: float = Field(default=0.5, gt=0)  # highest population std / mean of the lengths kept
+    uniform_length_problems: int = Field(default=512, ge=1)  # how many problems are tried for it
     rebalance: bool = False  # fix 2: every correct response, an equal number of wrong ones
-    oversample: int = Field(1, ge=1)  # fix 2: hard prompts get up to this many times `group_size` samples
-    hard_below: float = Field(0.25, ge=0, le=1)  # pass rate of the first group under which a prompt is hard
-    drop_above: float = Field(1.0, ge=0, le=1)  # fix 2: accuracy above which a prompt is dropped (paper: e.g. 0.5)
+    oversample: int = Field(default=1, ge=1)  # fix 2: hard prompts get up to this many times `group_size` samples
+    hard_below: float = Field(default=0.25, ge=0, le=1)  # pass rate of the first group under which a prompt is hard
+    drop_above: float = Field(default=1.0, ge=0, le=1)  # fix 2: drop prompts of a higher accuracy (paper: e.g. 0.5)
     dynamic_sampling: bool = False  # DAPO: refill until the batch is full of groups that disagree
-    max_refills: int = Field(10, ge=1)  # verl's max_num_gen_batches
+    max_refills: int = Field(default=10, ge=1)  # verl's max_num_gen_batches
     overlong_penalty: bool = False  # DAPO's soft punishment
-    overlong_cache: float = Field(0.2, gt=0, lt=1)  # DAPO: 4,096 of 20,480 tokens
+    overlong_cache: float = Field(default=0.2, gt=0, lt=1)  # DAPO: 4,096 of 20,480 tokens
     mask_truncated: bool = False  # SRPO: truncated responses get no advantage
     history_resampling: bool = False  # SRPO: after each epoch drop what was all correct
-    problems: int = Field(0, ge=0)  # training problems in the pool; 0 = all
+    problems: int = Field(default=0, ge=0)  # training problems in the pool; 0 = all
     log_gap: bool = True  # sampler_logprobs against the trainer's, each step
 
 
 class EvaluateConfig(Section):
     """Held-out problems after every stage."""
 
-    problems: int = Field(0, ge=0)  # per run, balanced over sources; 0 = all held-out problems
-    samples: int = Field(4, ge=1)
-    temperature: float = Field(0.6, ge=0)  # the paper's protocol
-    top_p: float = Field(0.95, gt=0, le=1)
-    max_tokens: int = Field(32_768, ge=8)
+    problems: int = Field(default=0, ge=0)  # per run, balanced over sources; 0 = all held-out problems
+    samples: int = Field(default=4, ge=1)
+    temperature: float = Field(default=0.6, ge=0)  # the paper's protocol
+    top_p: float = Field(default=0.95, gt=0, le=1)
+    max_tokens: int = Field(default=32_768, ge=8)
 
 
 class Recipe(Section):
     """A whole run. The order of the stages is fixed: base, midtrain, sft, dpo, rl."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    seed: int = Field(0, ge=0)
-    threads: int = Field(0, ge=0)  # CPU threads; 0 = all cores
+    seed: int = Field(default=0, ge=0)
+    threads: int = Field(default=0, ge=0)  # CPU threads; 0 = all cores
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     problems: ProblemsConfig
     model: ModelConfig = ModelConfig()
@@ -270,7 +270,8 @@ def _apply(values: dict[str, Any], override: str) -> None:
     for part in path:
         here = _child(here, part, key)
     if isinstance(here, list):
-        here[_index(here, last, key)] = value
+        items = cast(list[Any], here)
+        items[_index(items, last, key)] = value
     elif isinstance(here, dict):
         here[last] = value
     else:
@@ -279,14 +280,15 @@ def _apply(values: dict[str, Any], override: str) -> None:
 
 def _child(here: Any, part: str, key: str) -> Any:
     if isinstance(here, list):
-        return here[_index(here, part, key)]
+        items = cast(list[Any], here)
+        return items[_index(items, part, key)]
     if not isinstance(here, dict):
-        raise ConfigError(f"--set {key}: there is nothing below {part!r}")
-    return here.setdefault(part, {})
+        raise ConfigError(f"--set {key}: there is nothing below a single value, so no {part!r}")
+    return cast(dict[str, Any], here).setdefault(part, {})
 
 
 def _index(items: list[Any], part: str, key: str) -> int:
-    if not part.isdigit() or int(part) >= len(items):
+    if not part.isdecimal() or int(part) >= len(items):
         raise ConfigError(f"--set {key}: {part!r} is not one of the items 0 to {len(items) - 1}")
     return int(part)
 
@@ -303,23 +305,26 @@ def _explain(error: ValidationError) -> str:
     if first["type"] == "missing":
         return f"{key!r} is missing"
     message = first["msg"].removeprefix("Value error, ")
-    return f"{key!r} = {first['input']!r}: {message}" if key and first["type"] != "value_error" else f"{key or 'recipe'}: {message}"
+    if not key or first["type"] == "value_error":
+        return f"{key or 'recipe'}: {message}"
+    given = repr(first["input"])
+    return f"{key!r} = {given if len(given) <= 80 else given[:77] + '...'}: {message}"
 
 
 def _fields_at(place: list[str]) -> list[str]:
     """The keys that the section at `place` knows."""
-    model: Any = Recipe
+    section: type[Section] | None = Recipe
     for part in place:
-        if part.isdigit() or not isinstance(model, type):
-            continue
-        model = _section_of(model.model_fields[part].annotation)
-    return list(model.model_fields) if isinstance(model, type) else []
+        if section is not None and not part.isdecimal():
+            section = _section_of(section.model_fields[part].annotation)
+    return list(section.model_fields) if section else []
 
 
-def _section_of(annotation: Any) -> Any:
+def _section_of(annotation: Any) -> type[Section] | None:
+    """The section that a field's annotation holds, below unions and tuples."""
     if isinstance(annotation, type) and issubclass(annotation, Section):
         return annotation
-    for argument in getattr(annotation, "__args__", ()):
+    for argument in get_args(annotation):
         found = _section_of(argument)
         if found is not None:
             return found

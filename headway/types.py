@@ -67,8 +67,8 @@ class Problem:
 
     `id` is `content_id(question, reference)`: the same question from two files is one problem.
     `difficulty` is the source's own scale (MATH's level, a generated family's size of numbers); it is only compared
-    within a family. `solution` is a worked solution that the source carries, or "". `metadata` is a JSON object as text,
-    what the source knows beside it (a generated family's expression), or "{}".
+    within a family. `solution` is a worked solution that the source carries, or "". `metadata` is a JSON object as
+    text, what the source knows beside it (a generated family's expression), or "{}".
     """
 
     id: str
@@ -129,7 +129,9 @@ class Rollout:
 class Verdict:
     """What one verifier says of one rollout. A second table: a better verifier re-scores without sampling.
 
-    Example: ``Verdict(rollout_id="c1…", verifier="rules@1", outcome=Outcome.WRONG, reason="numbers_differ", answer="11")``
+    Example::
+
+        Verdict(rollout_id="c1…", verifier="rules@1", outcome=Outcome.WRONG, reason="numbers_differ", answer="11")
 
     `reason` is a short code; `answer` the extracted final answer as text, "" where there is none.
     """
