@@ -3,8 +3,8 @@
     sources --load / generate--> problems --deduplicate--> --decontaminate--> --verify references--> admitted
 
 A question that occurs in several splits stays in the one that must not be trained on: held-out ones clean all others,
-and validation comes before training. Every step has a funnel. Held-out problems clean the training set even where their own
-reference does not verify.
+and validation comes before training. Every step has a funnel. Held-out problems clean the others even where their
+own reference does not verify.
 
 This file does not know how a reference is verified: its caller passes `verifies`. It knows one thing about the world:
 reasoning-gym's `gsm_symbolic` is built from GSM8K's test problems, so it is refused where GSM8K is held out.
