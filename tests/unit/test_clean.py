@@ -96,6 +96,13 @@ def test_the_share_is_that_of_the_shorter_question():
     assert not near(changed, heldout=" ".join(words), share=0.62)
 
 
+def test_a_held_out_question_inside_a_longer_text_is_found_both_ways():
+    preface = " ".join(f"p{chr(97 + i)}" for i in range(26))  # more runs of its own than the question has
+    text = f"{preface} {preface[::-1]} {LONG}"
+    assert near(text, heldout=LONG)
+    assert near(LONG, heldout=text)
+
+
 def test_templated_sources_are_compared_by_equality_only():
     template = (
         "Count the legs of all animals in this list and give the total number as your answer please: "
