@@ -20,11 +20,8 @@ It does not know what a stage computes, what is in a checkpoint, or where rollou
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import re
-import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -44,6 +41,7 @@ from headway.durable import (
 )
 from headway.errors import CheckpointError, RunError
 from headway.journal import Metrics
+from headway.lock import FolderLock
 from headway.machine import Clock, environment, peak_memory_bytes
 from headway.types import content_id
 
@@ -140,7 +138,7 @@ class Checkpoints:
 class Run:
     """One run's folder, open and locked by this process. `with Run.open(...) as run:` closes it; so does a kill."""
 
-    def __init__(self, folder: Path, recipe: Recipe, lock: int):
+    def __init__(self, folder: Path, recipe: Recipe, lock: FolderLock):
         self.folder = folder
         self.recipe = recipe
         self.notes: tuple[str, ...] = ()  # what the user should know of this resume, one line each
@@ -160,8 +158,7 @@ class Run:
         folder = Path(root) / recipe.name
         with refusing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        run = Run(folder, recipe, _take_lock(folder))
-        _open_locks.add(run)
+        run = Run(folder, recipe, FolderLock(folder))
         try:
             sweep(folder)
             run._settle_recipe(recipe_text_origin)
@@ -173,13 +170,9 @@ class Run:
 
     def close(self) -> None:
         """Close the files and let go of the lock."""
-        if self._lock < 0:
-            return
         for metrics in self._metrics.values():
             metrics.close()
-        _open_locks.discard(self)
-        os.close(self._lock)
-        self._lock = -1
+        self._lock.release()
 
     def __enter__(self) -> Run:
         return self
@@ -296,7 +289,6 @@ def first_difference(old: Any, new: Any, key: str = "") -> str:
 
 
 _ABSENT = object()
-_open_locks: weakref.WeakSet[Run] = weakref.WeakSet()
 
 
 def _show(value: Any) -> str:
@@ -304,35 +296,5 @@ def _show(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def _take_lock(folder: Path) -> int:
-    """The handle of the locked `.lock` file, which holds our process number; RunError where another process has it."""
-    path = folder / ".lock"
-    with refusing(path):
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.ftruncate(handle, 0)
-            os.pwrite(handle, str(os.getpid()).encode(), 0)
-        except BlockingIOError:
-            owner = os.pread(handle, 32, 0).decode("ascii", "replace").strip()
-            os.close(handle)
-            raise RunError(f"{folder} is in use by process {owner or '(unknown)'}") from None
-        except BaseException:
-            os.close(handle)
-            raise
-    return handle
-
-
-def _release_in_child() -> None:
-    """A forked worker must not keep the lock of a parent that was killed: it closes its copy at once."""
-    for run in list(_open_locks):
-        with suppress(OSError):
-            os.close(run._lock)
-        run._lock = -1
-
-
 def _plain(recipe: Recipe) -> dict[str, Any]:
     return recipe.model_dump(mode="json")
-
-
-os.register_at_fork(after_in_child=_release_in_child)
