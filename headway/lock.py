@@ -1,8 +1,8 @@
 """One process at a time works in a folder: a lock that kill -9 does not leave behind.
 
-The lock is the kernel's (flock on `FOLDER/.lock`), which ends with its process; the file holds the process number for the
-message to others. A forked worker inherits the handle and would keep the lock of a killed parent, so it closes its copy at
-once. Not for network file systems without flock: there it is refused with the system's own words.
+The lock is the kernel's (flock on `FOLDER/.lock`), which ends with its process; the file holds the process number for
+the message to others. A forked worker inherits the handle and would keep the lock of a killed parent, so it closes its
+copy at once. A file system without flock refuses in its own words.
 
 It does not know what the folder holds.
 """
@@ -12,7 +12,6 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-import weakref
 from contextlib import suppress
 from pathlib import Path
 
@@ -25,8 +24,8 @@ _PATIENCE_SECONDS = 2.0
 class FolderLock:
     """The lock on a folder, taken at once. RunError names the process that has it.
 
-    Where that process is dead but the lock is not free yet (a worker that it forked at that moment still has to let go),
-    we wait for it, two seconds at most.
+    Where that process is dead but the lock is not free yet (a worker that it forked at that moment still has to let
+    go), we wait for it, two seconds at most.
     """
 
     def __init__(self, folder: Path):
@@ -64,7 +63,7 @@ class FolderLock:
         return True
 
 
-_held: weakref.WeakSet[FolderLock] = weakref.WeakSet()
+_held: set[FolderLock] = set()
 
 
 def _is_alive(process: str) -> bool:
