@@ -4,9 +4,9 @@ r"""Are two answers the same mathematics? The fast path: exact, in-process, boun
     same_answer("42", "42 or 43")       -->  Comparison(False, "counts_differ")
     same_answer("42", r"\int_0^1 x")    -->  Comparison(None, "unread")        the slow path must tell
 
-Conventions: 10% equals 10 and 0.1 (the reason says which); unreduced fractions are equal; tuples are ordered, bare lists
-are multisets, a set is no tuple; a missing unit is fine, a contradicting one is not; a decimal reference is matched
-within half a unit of its last place, any other reference exactly.
+Conventions: 10% equals 10 and 0.1 (the reason says which); unreduced fractions are equal; tuples are ordered, bare
+lists are multisets, a set is no tuple; a missing unit is fine, a contradicting one is not; a decimal reference is
+matched within half a unit of its last place, any other reference exactly.
 
 It does not know where an answer came from, and does not extract.
 """
@@ -14,13 +14,13 @@ It does not know where an answer came from, and does not extract.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 
 from headway.verify import numbers
-from headway.verify.notation import plain
-from headway.verify.shape import Items, Matrix, Opaque, Relation, Shape, Value, Words, quick_number, read
+from headway.verify.expression import Tree
+from headway.verify.notation import plain, squeezed
+from headway.verify.shape import MAX_ANSWER, Items, Matrix, Opaque, Relation, Shape, Value, Words, quick_number, read
 
 FLOAT_DIGITS = 10  # a decimal with this many significant digits is a printed float, and may be rounded
 
@@ -63,17 +63,13 @@ def _compare_texts(reference: str, answer: str) -> Comparison:
     left, right = read(reference), read(answer)
     if isinstance(left, Value) and isinstance(right, Value):
         return compare_values(left, right)
-    if _squeezed(reference) == _squeezed(answer):
+    if len(reference) < MAX_ANSWER > len(answer) and squeezed(reference) == squeezed(answer):
         return Comparison(True, "identical")
     comma = _decimal_comma(reference, left, right) or _decimal_comma(answer, right, left)
     if comma is not None:
         return comma
     letter = _choice(reference, answer)
     return letter if letter is not None else compare(left, right)
-
-
-def _squeezed(text: str) -> str:
-    return "".join(plain(text).split()) if len(text) < 4_000 else text
 
 
 def _choice(reference: str, answer: str) -> Comparison | None:
@@ -90,13 +86,12 @@ def _choice(reference: str, answer: str) -> Comparison | None:
 
 def _decimal_comma(text: str, shape: Shape, other: Shape) -> Comparison | None:
     """1,22 beside a single number is the decimal 1.22 of other languages, else a list."""
-    match = (
-        _DECIMAL_COMMA.fullmatch(text.strip(" $")) if isinstance(shape, Items) and isinstance(other, Value) else None
-    )
+    match = _DECIMAL_COMMA.fullmatch(text.strip(" $")) if isinstance(shape, Items) and isinstance(other, Value) else None
     if match is None:
         return None
     value = quick_number(f"{match.group(1)}.{match.group(2)}")
-    assert value is not None and isinstance(other, Value)
+    assert value is not None
+    assert isinstance(other, Value)
     same = other.exact == value.exact
     return Comparison(same, "decimal_comma" if same else "numbers_differ")
 
@@ -121,9 +116,7 @@ def compare(left: Shape, right: Shape) -> Comparison:
             return Comparison(False, "counts_differ")
         cells = [pair for rows in zip(left.rows, right.rows, strict=True) for pair in zip(*rows, strict=True)]
         return _all([compare(a, b) for a, b in cells])
-    if isinstance(left, Words) or isinstance(right, Words):
-        return Comparison(False, "kinds_differ")
-    return Comparison(None, "kinds_differ")
+    return Comparison(False, "kinds_differ")
 
 
 def _folded(text: str) -> str:
@@ -179,9 +172,9 @@ def _compare_items(left: Shape, right: Shape) -> Comparison:
         assert isinstance(listed, Items)
         if len(listed.items) == 1 and listed.opener in ("\\{", ""):
             return compare(single, listed.items[0])
-        if isinstance(single, Matrix) or listed.opener in ("cup", ":") or listed.opener[:1] in "<[":
-            return Comparison(None if listed.opener else False, "kinds_differ")
-        return Comparison(False, "counts_differ")
+        if isinstance(single, Matrix) and listed.opener == "(":
+            return Comparison(None, "kinds_differ")  # a vector written as a tuple?
+        return Comparison(False, "kinds_differ" if listed.opener else "counts_differ")
     if left.opener == right.opener and left.closer == right.closer and left.opener not in ("", "\\{", "cup"):
         return _in_order(left.items, right.items)
     kinds = {left.opener, right.opener}
@@ -261,49 +254,49 @@ def _compare_relations(left: Shape, right: Shape) -> Comparison:
     return Comparison(False, "kinds_differ")
 
 
-def _difference(relation: Relation) -> Callable[[int], complex | None] | None:
-    """left - right at a sample point."""
-    if relation.name:
-        shape = read(relation.text.split("=")[0]) if "=" in relation.text else relation.left
-    else:
-        shape = relation.left
-    right = relation.right
-    if not isinstance(shape, Value) or not isinstance(right, Value):
+def _difference(relation: Relation) -> Tree | None:
+    """The tree of left - right, where both sides are single expressions."""
+    shape = read(relation.text.split("=")[0]) if relation.name and "=" in relation.text else relation.left
+    if not isinstance(shape, Value) or not isinstance(relation.right, Value):
         return None
-    tree = ("sum", shape.tree, ("neg", right.tree))
-    return lambda index: numbers.sample(tree, index)
+    return ("sum", shape.tree, ("neg", relation.right.tree))
 
 
 def _compare_equations(left: Relation, right: Relation) -> Comparison:
-    """f = 0 and c f = 0 are one equation for a constant c; otherwise the slow path must tell."""
+    """f = 0 and c f = 0 are one equation for a constant c; a root of one that is none of the other tells them apart."""
     first, second = _difference(left), _difference(right)
     if first is None or second is None:
         return Comparison(None, "unread")
-    ratios: list[complex] = []
-    for index in range(4):
-        a, b = first(index), second(index)
-        if a is None or b is None or abs(a) < 1e-9 or abs(b) < 1e-9:
-            return Comparison(None, "undecided")
-        ratios.append(a / b)
-    same = all(abs(ratio - ratios[0]) <= 1e-9 * abs(ratios[0]) for ratio in ratios)
-    return Comparison(True, "equal") if same else Comparison(None, "equations")
+    factor = _constant_ratio(first, second)
+    if factor is not None:
+        return _EQUAL
+    apart = numbers.have_different_roots(first, second)
+    return Comparison(False, "values_differ") if apart else Comparison(None, "equations")
 
 
 def _compare_inequalities(left: Relation, right: Relation) -> Comparison:
+    """f < 0 and c f < 0 are one inequality for a constant c > 0; different borders tell them apart."""
     sides = _all([compare(left.left, right.left), compare(left.right, right.right)])
     if sides.same:
         return sides
     first, second = _difference(left), _difference(right)
     if first is None or second is None:
         return Comparison(None, "unread")
+    factor = _constant_ratio(first, second)
+    if factor is not None:
+        same = abs(factor.imag) < 1e-9 and factor.real > 0
+        return Comparison(same, "equal" if same else "values_differ")
+    apart = numbers.have_different_roots(first, second)
+    return Comparison(False, "values_differ") if apart else Comparison(None, "inequalities")
+
+
+def _constant_ratio(first: Tree, second: Tree) -> complex | None:
+    """c where first = c * second at every sample point, else None."""
     ratios: list[complex] = []
     for index in range(4):
-        a, b = first(index), second(index)
+        a, b = numbers.sample(first, index), numbers.sample(second, index)
         if a is None or b is None or abs(a) < 1e-9 or abs(b) < 1e-9:
-            return Comparison(None, "undecided")
+            return None
         ratios.append(a / b)
     same = all(abs(ratio - ratios[0]) <= 1e-9 * abs(ratios[0]) for ratio in ratios)
-    positive = abs(ratios[0].imag) < 1e-9 and ratios[0].real > 0
-    if same and positive:
-        return Comparison(True, "equal")
-    return Comparison(False, "values_differ") if same else Comparison(None, "inequalities")
+    return ratios[0] if same else None

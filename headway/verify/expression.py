@@ -27,7 +27,7 @@ class Unreadable(ValueError):
 
 _NAMES = (
     r"(?:arc|a|ar)?(?:sinh|cosh|tanh|coth|sin|cos|tan|sec|csc|cot)|sqrt|log|ln|lg|exp|Abs|abs|floor|ceil(?:ing)?|binom"
-    r"|factorial|pi|infinity|infty|oo"
+    r"|factorial|gcd|lcm|max|min|pi|infinity|infty|oo"
 )
 _GREEK = (
     "alpha|beta|gamma|delta|epsilon|varepsilon|zeta|eta|theta|vartheta|iota|kappa|lambda|mu|nu|xi|rho|varrho|sigma|tau"
@@ -42,6 +42,7 @@ _SUBSCRIPT = re.compile(r"\s*_\s*(?:\{([^{}]{1,24})\}|([0-9A-Za-z])|\\([a-zA-Z]+
 _PRIME = re.compile(r"\s*(?:'+|\^\s*\{?\s*\\prime\s*\}?)")
 _TIMES = re.compile(r"\s*(?:\*(?!\*)|\\cdot(?![a-zA-Z])|\\times(?![a-zA-Z])|\\ast(?![a-zA-Z]))")
 _OVER = re.compile(r"\s*(?:/|\\div(?![a-zA-Z]))")
+_MODULO = re.compile(r"\s*\\b?mod(?![a-zA-Z])")
 _POWER = re.compile(r"\s*(?:\^|\*\*)")
 _CLOSERS = {"(": ")", "[": "]", "{": "}"}
 _TREE_NODES = 600
@@ -90,7 +91,8 @@ class _Reader:
             else:
                 break
         self.depth -= 1
-        return terms[0] if len(terms) == 1 else ("sum", *terms)
+        total = terms[0] if len(terms) == 1 else ("sum", *terms)
+        return ("fn", "mod", total, self.sum()) if self.take(_MODULO) else total
 
     def term(self) -> Tree:
         """sign* power ((* | / | nothing) power)*"""
@@ -239,7 +241,8 @@ class _Reader:
         subscript = self.take(_SUBSCRIPT)
         prime = self.take(_PRIME)
         if subscript:
-            name += "_" + "".join((subscript.group(1) or subscript.group(2) or subscript.group(3)).split())
+            inner = subscript.group(1) or subscript.group(2) or subscript.group(3)
+            name += "_" + "".join(inner.replace("\\", "").split())
         if prime:
             name += "'" * max(1, prime.group().count("'"))
         if name == "e":
@@ -302,14 +305,28 @@ class _Reader:
             base = self.argument()
         if self.take(_POWER):
             exponent = self.exponent()
-        if name == "binom" or name == "lg":
+        if name in ("binom", "lg"):
             raise Unreadable(name)
+        if name in ("gcd", "lcm", "max", "min"):
+            return self.several(name)
         value: Tree = ("fn", name, self.function_argument())
         if base is not None:
             value = ("prod", value, ("pow", ("fn", "log", base), ("num", Fraction(-1))))
         if exponent == ("neg", ("num", Fraction(1), "whole")) and not name.startswith("arc"):
             raise Unreadable("inverse or reciprocal")
         return value if exponent is None else ("pow", value, exponent)
+
+    def several(self, name: str) -> Tree:
+        """A function of a list: gcd(24, 36)."""
+        if self.peek() != "(":
+            raise Unreadable(name)
+        self.at += 1
+        arguments = [self.sum()]
+        while self.peek() == ",":
+            self.at += 1
+            arguments.append(self.sum())
+        self.expect(")")
+        return ("fn", name, *arguments)
 
     def function_argument(self) -> Tree:
         r"""(...), {...}, or the factors that follow: `\sin 2x`, `\cos \theta`."""

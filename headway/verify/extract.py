@@ -39,10 +39,16 @@ _NUMBER = re.compile(
     r"(?<![A-Za-z0-9_.,^])(?:[-+\u2212]\s?)?\\?\$?(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)?(?:(?<=[0-9])\.?[0-9]*|\.[0-9]+)"
     r"(?:/[0-9]+)?%?"
 )
-_REFUSAL = re.compile(
-    r"(?:not|n't|n’t|unable to|impossible to)\s*(?:know|determine|find|tell|sure|say)|unknown", re.IGNORECASE
+_PROSE = re.compile(r"[^\W\d_]{3,}|[\u0900-\uffff]{2,}")
+_NAMES = re.compile(
+    r"\\[a-zA-Z]+|(?:text|mathrm|operatorname|begin|end)\{[^{}]*\}|(?:a?(?:sin|cos|tan)|sqrt|log|exp|Abs|infinity)"
 )
+_REFUSAL = re.compile(r"(?:not|n't|n’t|unable to|impossible to)\s*(?:know|determine|find|tell|sure|say)|unknown", re.IGNORECASE)
 _CHOICE = re.compile(r"(?<![A-Za-z0-9\\])\(?([A-J])\)?(?![A-Za-z0-9'’])")
+_MARKED_LETTER = re.compile(
+    r"[$*\s]*\(?(?:\\text\{)?\(?([A-Ja-j])(?![A-Za-z0-9'’=+^_])[)}\s*$]*(?:[.,:;。，]|$|(?!or\b|and\b|\(?[A-J]\b)[a-z]{2})"
+)
+_LEADING_LETTER = re.compile(r"\(?([A-J])\)?\s*[.:)。、]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +101,10 @@ def outside_thought(text: str) -> str:
     a block that the prompt opened.
     """
     end = _END_OF_TEXT.search(text)
-    if end:
+    if end and len(text) - end.end() > 16:
         text = text[: end.start()]
+    elif end:
+        text = _END_OF_TEXT.sub("", text)
     if "think" not in text and "THINK" not in text and "thought" not in text:
         return text
     kept: list[str] = []
@@ -120,10 +128,16 @@ def choice(text: str) -> str | None:
     >>> choice("I would go with (B) here"), choice("A B C D")
     ('B', None)
     """
-    tail = _last_marked(text, sentences=False) or text[-MAX_TAIL:]
-    head = tail.strip().lstrip("$*(\\ ")
-    if re.match(r"[A-Ja-j](?![A-Za-z0-9'’])[\s).,:。$*]*(?:$|[^\s(A-J])", head):
-        return head[0].upper()
+    marked = _last_marked(text, sentences=False)
+    if marked:
+        head = _MARKED_LETTER.match(marked)
+        if head:
+            return head.group(1).upper()
+    else:
+        head = _LEADING_LETTER.match(text.strip()[:80])
+        if head:
+            return head.group(1)
+    tail = marked or text[-MAX_TAIL:]
     letters = {match.group(1) for match in _CHOICE.finditer(tail) if not _is_article(tail, match)}
     return letters.pop() if len(letters) == 1 else None
 
@@ -259,9 +273,7 @@ def _loose(text: str) -> Found | None:
     tail = text[-MAX_TAIL:]
     if _REFUSAL.search(tail[-200:]):
         return None
-    if len(text) <= 200 and not re.search(
-        r"[A-Za-z]{3,}", re.sub(r"\\[a-zA-Z]+|(?:text|mathrm|operatorname)\{[^{}]*\}", "", text)
-    ):
+    if len(text) <= 200 and "**" not in text and not _PROSE.search(_NAMES.sub("", text)):
         whole = text.strip()
         if whole:
             return Found(whole, "whole")

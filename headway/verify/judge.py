@@ -1,69 +1,213 @@
-"""A problem's reference and a completion's text to a verdict (first version: the fast path alone)."""
+"""A problem's reference and a completion's text to a verdict: extraction, the fast path, and the slow path behind it.
+
+    text --find--> answer --same_answer--> CORRECT | WRONG          (in this process, microseconds)
+                     |          | None --fits?--> workers --> CORRECT | WRONG | UNVERIFIABLE
+                     +-- nothing --> NO_ANSWER
+
+A broken reference, or our own failure, is UNVERIFIABLE and never the model's mistake; an answer that stalls the slow
+path, or is too large to evaluate, is WRONG. The verdict depends on nothing but reference, text and settings.
+
+It does not know where rollouts are stored or what a reward is.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import lru_cache
 from types import TracebackType
+from typing import NamedTuple
 
 from headway.types import Outcome, Problem, Rollout, Verdict
-from headway.verify.equal import same_answer
-from headway.verify.extract import find
+from headway.verify import extract
+from headway.verify.equal import Comparison, same_answer
+from headway.verify.notation import plain
+from headway.verify.shape import Items, Relation, Value, is_readable, read
+from headway.verify.workers import Pool, Result
 
 VERIFIER = "rules@1"
 
+MAX_SLOW = 600  # characters that Math-Verify gets to see
 
-@dataclass(frozen=True, slots=True)
-class Judgement:
-    """An outcome, the short code of its reason and the extracted answer ("" where there is none)."""
+_LETTER = re.compile(r"\$*\(?(?:\\text\{)?\(?([A-J])\)?\}?\)?\$*[.:]?")
+_UNEVALUATED = re.compile(r"\\(?:int|iint|iiint|oint|sum|prod|lim|partial)(?![a-z])|\\frac *\{ *d[^{}]*\} *\{ *d")
+_TOWER = re.compile(r"\^ *(?:\{[^{}]*|\(?[0-9]+\)? *)\^|\^ *\{[^{}]*\{")
+_LARGE_POWER = re.compile(r"\^ *(?:\{ *[+-]? *[0-9]{4,}|[0-9]{4,}|\{ *[0-9]{3,} *\})")
+_LARGE_NUMBER = re.compile(r"[0-9]{60,}")
+_FACTORIAL = re.compile(r"(?:[0-9]{3,}|[)}!]) *!")
+_BROKEN = frozenset({"reference_unread", "error", "memory", "too_deep", "timeout", "died"})
+
+
+class Judgement(NamedTuple):
+    """An outcome, the short code of its reason and the extracted answer ("" where there is none).
+
+    Example: ``Judgement(Outcome.WRONG, "numbers_differ", "41")``
+    """
 
     outcome: Outcome
     reason: str
     answer: str
 
 
+class _Open(NamedTuple):
+    """What the fast path leaves undecided: both sides in plain notation."""
+
+    reference: str
+    answer: str
+    extracted: str
+    reason: str
+
+
 def judge(reference: str, text: str, *, last_number: bool = False) -> Judgement:
-    """The verdict of the fast path: what it cannot decide is UNVERIFIABLE with reason "undecided"."""
-    found = find(text, last_number=last_number)
-    if found is None:
-        return Judgement(Outcome.NO_ANSWER, "no_answer", "")
-    comparison = same_answer(reference, found.answer)
-    if comparison.same is None:
-        return Judgement(Outcome.UNVERIFIABLE, comparison.reason, found.answer)
-    return Judgement(Outcome.CORRECT if comparison.same else Outcome.WRONG, comparison.reason, found.answer)
+    """The verdict of the fast path alone; what it cannot decide is UNVERIFIABLE. Starts no process, never raises.
+
+    With `last_number`, a text that marks no answer is searched for its last formula or number.
+    """
+    found = _fast(reference, text, last_number)
+    return found if isinstance(found, Judgement) else Judgement(Outcome.UNVERIFIABLE, found.reason, found.extracted)
+
+
+def _fast(reference: str, text: str, last_number: bool) -> Judgement | _Open:
+    if "\\boxed" in reference or "\\fbox" in reference:
+        reference = extract.final_answer(reference) or reference
+    found = extract.find(text, last_number=last_number)
+    if found is None or not found.answer:
+        letter = _settled_letter(reference, text) if last_number else None
+        return letter or Judgement(Outcome.NO_ANSWER, "no_answer", "")
+    answer = found.answer
+    comparison = same_answer(reference, answer)
+    if comparison.same is not True and found.rung in ("math", "whole") and "=" in answer and "=" not in reference:
+        answer, comparison = _right_side(reference, answer, comparison)
+    if comparison.same is not True and found.rung != "box" and last_number:
+        letter = _settled_letter(reference, text)
+        if letter is not None:
+            return letter
+    if comparison.same is not None:
+        return Judgement(Outcome.CORRECT if comparison.same else Outcome.WRONG, comparison.reason, answer)
+    return _bounded(reference, answer, comparison.reason)
+
+
+def _settled_letter(reference: str, text: str) -> Judgement | None:
+    """For a multiple-choice reference: the option that the text settles on."""
+    letter = _LETTER.fullmatch(reference.strip())
+    if letter is None:
+        return None
+    chosen = extract.choice(extract.outside_thought(text))
+    if chosen is None:
+        return None
+    same = chosen == letter.group(1)
+    return Judgement(Outcome.CORRECT if same else Outcome.WRONG, "choice" if same else "choices_differ", chosen)
+
+
+def _right_side(reference: str, answer: str, before: Comparison) -> tuple[str, Comparison]:
+    """In running text a last formula `work = value` states the value, unless the work is a value that contradicts."""
+    shape = read(answer)
+    if isinstance(shape, Relation) and (shape.name or isinstance(shape.left, Value)):
+        return answer, before
+    right = answer.rsplit("=", 1)[1].strip()
+    return (right, same_answer(reference, right)) if right else (answer, before)
+
+
+def _bounded(reference: str, answer: str, reason: str) -> Judgement | _Open:
+    """Refuses, before anything is evaluated, what a computer algebra system would choke on."""
+    extracted = answer
+    reference, answer = plain(reference) if len(reference) < 4_000 else reference, plain(answer[:4_000])
+    too_much = _refusal(reference)
+    if too_much:
+        return Judgement(Outcome.UNVERIFIABLE, f"reference_{too_much}", extracted)
+    too_much = _refusal(answer)
+    if too_much or len(extracted) > 4_000:
+        return Judgement(Outcome.WRONG, too_much or "too_long", extracted)
+    if _UNEVALUATED.search(answer) and not _UNEVALUATED.search(reference):
+        return Judgement(Outcome.WRONG, "unevaluated", extracted)
+    if isinstance(read(reference), Value) and isinstance(read(answer), Items | Relation):
+        return Judgement(Outcome.WRONG, "kinds_differ", extracted)
+    return _Open(reference, answer, extracted, reason)
+
+
+@lru_cache(maxsize=4_096)
+def _refusal(text: str) -> str:
+    """Why `text` is not given to the slow path, or ""."""
+    if len(text) > MAX_SLOW:
+        return "too_long"
+    depth = deepest = 0
+    for character in text:
+        depth += (character in "([{") - (character in ")]}")
+        deepest = max(deepest, depth)
+    if deepest > 20 or text.count("\\pm") > 2 or text.count("\\begin") > 8 or text.count("\\cup") > 16:
+        return "too_deep"
+    flat = text.replace("**", "^")
+    for pattern in (_LARGE_POWER, _LARGE_NUMBER, _FACTORIAL):
+        if pattern.search(flat):
+            return "too_large"
+    if _TOWER.search(flat) and flat.count("^") > 1 and _TOWER.search(flat):
+        return "too_large"
+    return ""
 
 
 class Verifier:
-    """Judges many completions; a context manager."""
+    """Judges many completions. A context manager: leaving it ends its worker processes.
 
-    def __init__(
-        self, workers: int = 1, seconds: float = 2.0, memory_mb: int = 1024, last_number: bool = False
-    ) -> None:
+    `workers` processes run Math-Verify on what the fast path cannot decide, for `seconds` and within `memory_mb` each;
+    they start with the first such answer. `last_number` as in `judge`. Any thread may call; verdicts depend on neither
+    order nor thread.
+    """
+
+    def __init__(self, workers: int = 1, seconds: float = 2.0, memory_mb: int = 1024, *, last_number: bool = False) -> None:
         self.last_number = last_number
+        self.pool = Pool(workers, seconds, memory_mb)
 
     def __enter__(self) -> Verifier:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
     def close(self) -> None:
-        """Ends the worker processes."""
+        """Ends the worker processes; a later call starts new ones."""
+        self.pool.close()
 
     def judge_all(self, items: Sequence[tuple[str, str]]) -> list[Judgement]:
-        """One judgement for each (reference, text), in order."""
-        return [judge(reference, text, last_number=self.last_number) for reference, text in items]
+        """One judgement for each (reference, text), in order. Raises HeadwayError when the slow path cannot start."""
+        found = [_fast(reference, text, self.last_number) for reference, text in items]
+        tasks = dict.fromkeys((one.reference, one.answer) for one in found if isinstance(one, _Open))
+        results = dict(zip(tasks, self.pool.run(list(tasks)), strict=True)) if tasks else {}
+        return [_close(one, results[one.reference, one.answer]) if isinstance(one, _Open) else one for one in found]
+
+    def judge(self, reference: str, text: str) -> Judgement:
+        """One judgement."""
+        return self.judge_all([(reference, text)])[0]
 
     def verdicts(self, pairs: Sequence[tuple[Problem, Rollout]]) -> list[Verdict]:
         """One verdict for each (problem, rollout), in order."""
         judgements = self.judge_all([(problem.reference, rollout.text) for problem, rollout in pairs])
         return [
-            Verdict(rollout.id, VERIFIER, j.outcome, j.reason, j.answer)
-            for (_, rollout), j in zip(pairs, judgements, strict=True)
+            Verdict(rollout.id, VERIFIER, found.outcome, found.reason, found.answer)
+            for (_, rollout), found in zip(pairs, judgements, strict=True)
         ]
 
     def verifies_itself(self, reference: str) -> bool:
-        r"""Whether the reference, wrapped in `\boxed{}`, is judged CORRECT against itself."""
-        return self.judge_all([(reference, "\\boxed{" + reference + "}")])[0].outcome is Outcome.CORRECT
+        r"""Whether a reference can be read, and is CORRECT against itself in a box. Else the problem may not enter.
+
+        >>> Verifier().verifies_itself(r"\frac{1}{2}"), Verifier().verifies_itself("")
+        (True, False)
+        """
+        if "\\boxed" in reference or "\\fbox" in reference:
+            reference = extract.final_answer(reference) or ""
+        if judge(reference, "\\boxed{" + reference + "}").outcome is not Outcome.CORRECT:
+            return False
+        if is_readable(read(reference)):
+            return True
+        text = plain(reference)
+        return not _refusal(text) and self.pool.run([(text, text)])[0].word == "same"
+
+
+def _close(open_: _Open, result: Result) -> Judgement:
+    """The judgement that a slow result means."""
+    if result.word == "same":
+        return Judgement(Outcome.CORRECT, "math_verify", open_.extracted)
+    if not result.reference_read and result.word in _BROKEN:
+        reason = result.word if "reference" in result.word else f"reference_{result.word}"
+        return Judgement(Outcome.UNVERIFIABLE, reason, open_.extracted)
+    reason = {"differ": "values_differ", "answer_unread": "unreadable"}.get(result.word, result.word)
+    return Judgement(Outcome.WRONG, reason, open_.extracted)

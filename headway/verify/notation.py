@@ -30,30 +30,29 @@ _TABLE = str.maketrans(_SYMBOLS)
 _ROOT = re.compile(r"\\(surd|cubicroot) *(?:([0-9.]+|[A-Za-z])|\(([^()]*)\)|(?=\{))")
 _RAISED = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ]+")
 _LOWERED = re.compile("[₀₁₂₃₄₅₆₇₈₉]+")
-_DOUBLED = re.compile(
-    r"\\\\(?=(?:[dtc]?frac|sqrt|left|right|text|mathrm|pi|cdot|times|boxed|circ|pm|infty)(?![a-zA-Z]))"
-)
+_DOUBLED = re.compile(r"\\\\(?=(?:[dtc]?frac|sqrt|left|right|text|mathrm|pi|cdot|times|boxed|circ|pm|infty)(?![a-zA-Z]))")
 _LAYOUT = re.compile(
     r"\\(?:left|right|bigl?|bigr?|Bigl?|Bigr?|biggl?|biggr?|Biggl?|Biggr?|displaystyle|textstyle|limits|nolimits"
     r"|mathopen|mathclose|middle|strut)(?![a-zA-Z])\.?(?=\s*(?:[()\[\]{}|.\\/]|$|[^a-zA-Z]|[a-zA-Z]))"
 )
 _GROUPED = re.compile(r"(?<=[0-9])(?:,\s*\\!\s*|\\!\s*,|\{,\}(?:\\!)?\s*|\\[,; ]\s*(?=[0-9]{3}(?![0-9])))(?=[0-9])")
-_SPACES = re.compile(r"\\[,!;:> ]|\\(?:quad|qquad|hspace\*?\{[^{}]*\}|thinspace|enspace|hfill)(?![a-zA-Z])|[~\s]+")
+_SPACES = re.compile(r"(?<!\\)\\[,!;:> ]|\\(?:quad|qquad|hspace\*?\{[^{}]*\}|thinspace|enspace|hfill)(?![a-zA-Z])|[~\s]+")
 _FRACTION = re.compile(r"\\[dtc]frac(?![a-zA-Z])")
-_WRAPPED = re.compile(
-    r"\\(?:mathrm|mathbf|mathit|mathsf|boldsymbol|bm|mathbb|mathcal|operatorname\*?|rm|bf)\s*\{([^{}]*)\}"
-)
-_TEXT = re.compile(r"\\(?:textbf|textrm|textit|textsf|textnormal|mbox|hbox|emph|underline|overline(?=\{\\text))\s*\{")
+_WRAPPED = re.compile(r"\\(?:mathrm|mathbf|mathit|mathsf|boldsymbol|bm|mathbb|mathcal|operatorname\*?|rm|bf)\s*\{([^{}]*)\}")
+_TEXT = re.compile(r"\\(?:textbf|textrm|textit|textsf|textnormal|mbox|hbox|emph|underline)\s*\{")
 _RENAMED = re.compile(
     r"\\(?:(leq|leqslant|geq|geqslant|neq|gt|lt|lbrace|rbrace|lbrack|rbrack|varnothing|degree|colon|land|lor|percent"
-    r"|ldots|dots|cdots|equal|simeq|thickapprox))(?![a-zA-Z])"
+    r"|ldots|dots|cdots|equal|simeq|thickapprox|vert|lvert|rvert))(?![a-zA-Z])"
 )
 _NEW_NAMES = {
     "leq": r"\le ", "leqslant": r"\le ", "geq": r"\ge ", "geqslant": r"\ge ", "neq": r"\ne ", "gt": ">", "lt": "<",
     "lbrace": r"\{", "rbrace": r"\}", "lbrack": "[", "rbrack": "]", "varnothing": r"\emptyset ", "degree": r"^\circ ",
     "colon": ":", "land": " and ", "lor": " or ", "percent": "%", "ldots": r"\dots ", "dots": r"\dots ",
     "cdots": r"\dots ", "equal": "=", "simeq": r"\approx ", "thickapprox": r"\approx ",
+    "vert": "|", "lvert": "|", "rvert": "|",
 }  # fmt: skip
+_SET = re.compile(r"(?:(?<=[\s(,])|^)\{([^{}]*)\}")
+_END_TOKEN = re.compile(r"<\|[a-z_]{2,20}\|>|</s>")
 _MIXED = re.compile(r"(?<![0-9.A-Za-z}^_])([0-9]+) +([0-9]+)/([0-9]+)(?![0-9.])")
 
 
@@ -63,7 +62,9 @@ def plain(text: str) -> str:
         text = _unicode(text)
     if "\\" in text or "{,}" in text:
         text = _latex(_GROUPED.sub("", text))
-    text = text.replace("$", " ").replace("**", "^")
+    text = text.replace("$", " ").replace("**", "^").replace(">=", "\\ge ").replace("<=", "\\le ")
+    if "<|" in text or "</s>" in text:
+        text = _END_TOKEN.sub("", text)
     if text.startswith(("`", "_", '"', "'")) or text.endswith(("`", "_", '"')):
         text = text.strip("`_\"'")
     text = _SPACES.sub(" ", text).strip()
@@ -112,13 +113,22 @@ def _latex(text: str) -> str:
         if unwrapped == text:
             break
         text = unwrapped
-    return _RENAMED.sub(lambda match: _NEW_NAMES[match.group(1)], text)
+    text = _RENAMED.sub(lambda match: _NEW_NAMES[match.group(1)], text)
+    return _SET.sub(r"\{\1\}", text) if "\\cap" in text or "\\cup" in text or "\\setminus" in text else text
+
+
+_BOUNDS = re.compile(r"(\\(?:int|sum|prod)) ?\^ ?(\{[^{}]*\}|[0-9A-Za-z]) ?_ ?(\{[^{}]*\}|[0-9A-Za-z])")
+_NEEDLESS = re.compile(r"(?<=[_^])\{([0-9A-Za-z+*-])\}")
+
+
+def squeezed(text: str) -> str:
+    """`text` in plain notation without spaces, the limits of sums in one order: equal spelling is an equal answer."""
+    text = _BOUNDS.sub(r"\1_\3^\2", plain(text)) if "\\" in text else plain(text)
+    return _NEEDLESS.sub(r"\1", "".join(text.split()))
 
 
 _OPENING, _CLOSING = "([{", ")]}"
-_TOKEN = re.compile(
-    r"\\begin|\\end|\\[a-zA-Z]+|\\.|[()\[\]{}]|,|;|=|<|>|:|\b(?:and|or)\b|[^\\()\[\]{},;=<>:]", re.DOTALL
-)
+_TOKEN = re.compile(r"\\begin|\\end|\\[a-zA-Z]+|\\.|[()\[\]{}]|,|;|=|<|>|:|\b(?:and|or)\b|[^\\()\[\]{},;=<>:]", re.DOTALL)
 
 
 def split(text: str, separators: frozenset[str]) -> tuple[list[str], list[str]]:

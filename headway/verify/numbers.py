@@ -4,8 +4,8 @@ r"""What an expression's tree is worth: an exact fraction, or complex numbers at
     1/2004!  and  1/2006!:     rational, so compared as fractions and never as floats
 
 An analytic identity that holds at random points holds everywhere, except for points of measure zero. Where floats
-cannot tell (a value cancelled, a term was absorbed, a branch differs, undefined) the answer is None: undecided. Sizes are
-bounded before anything is evaluated: digits, exponents, factorials.
+cannot tell (a value cancelled, a term was absorbed, a branch differs, undefined) the answer is None: undecided. Sizes
+are bounded before anything is evaluated: digits, exponents, factorials.
 
 It does not know how an expression is written.
 """
@@ -13,6 +13,7 @@ It does not know how an expression is written.
 from __future__ import annotations
 
 import cmath
+import hashlib
 import math
 import zlib
 from collections.abc import Callable
@@ -22,9 +23,11 @@ from headway.verify.expression import Tree
 
 MAX_BITS = 24_000  # size of an exact number
 MAX_FACTORIAL = 2_100
+MAX_RESIDUE_POWER = 1_000_000
 MAX_POWER = 5_000  # exponent of a sample-point evaluation
 SAME = 1e-12  # relative difference below which two floats are the same value
 DIFFERENT = 1e-9  # and above which they are not; in between is undecided
+ROUGH = 4  # a sample point for searching roots: sums may cancel there
 ABSORBED = 1e-11  # a term so much smaller than its sum is invisible in floats
 
 
@@ -63,11 +66,26 @@ def exact(tree: Tree) -> Fraction | None:
         n, k = values
         fits = n.denominator == k.denominator == 1 and k >= 0 and 0 <= n <= MAX_FACTORIAL
         return Fraction(math.comb(int(n), int(k))) if fits else None
+    if tree[1] in _LISTED:
+        return _exact_list_function(tree[1], values)
     return _exact_function(tree[1], values[0])
 
 
 def _bits(value: Fraction) -> int:
     return value.numerator.bit_length() + value.denominator.bit_length()
+
+
+_LISTED = frozenset({"gcd", "lcm", "max", "min", "mod"})
+
+
+def _exact_list_function(name: str, values: list[Fraction]) -> Fraction | None:
+    if name in ("max", "min"):
+        return max(values) if name == "max" else min(values)
+    if name == "mod":
+        return values[0] % values[1]
+    if any(value.denominator != 1 for value in values):
+        return None
+    return Fraction((math.gcd if name == "gcd" else math.lcm)(*(value.numerator for value in values)))
 
 
 def _exact_function(name: str, value: Fraction) -> Fraction | None:
@@ -146,6 +164,50 @@ _FUNCTIONS: dict[str, Callable[[complex], complex]] = {
 }
 
 
+PRIME = 2**61 - 31  # a prime of the form 4k + 1, so -1 has a square root; 7 is no square modulo it
+ROOT_OF_MINUS_ONE = pow(7, (PRIME - 1) // 4, PRIME)
+
+
+def residue(tree: Tree) -> int | None:
+    """The value of a rational expression modulo a large prime at a fixed random point; None for any other expression.
+
+    Two rational expressions with one residue are the same one, but for a chance of about degree / 2^61: no rounding,
+    no overflow. The constants pi and e count as variables of their own.
+    """
+    try:
+        return _residue(tree)
+    except (ArithmeticError, ValueError):
+        return None
+
+
+def _residue(tree: Tree) -> int:
+    kind = tree[0]
+    if kind == "num":
+        return tree[1].numerator * pow(tree[1].denominator, -1, PRIME) % PRIME
+    if kind == "mixable":
+        return tree[1] * pow(tree[2], -1, PRIME) % PRIME
+    if kind == "var" or (kind == "const" and tree[1] != 1j):
+        name = tree[1] if kind == "var" else f"constant {tree[1]}"
+        return int.from_bytes(hashlib.blake2b(name.encode("utf-8", "replace"), digest_size=16).digest(), "big") % PRIME
+    if kind == "const":
+        return ROOT_OF_MINUS_ONE
+    if kind == "sum":
+        return sum(_residue(part) for part in tree[1:]) % PRIME
+    if kind == "prod":
+        value = 1
+        for part in tree[1:]:
+            value = value * _residue(part) % PRIME
+        return value
+    if kind == "neg":
+        return -_residue(tree[1]) % PRIME
+    if kind == "pow":
+        exponent = exact(tree[2])
+        if exponent is None or exponent.denominator != 1 or abs(exponent) > MAX_RESIDUE_POWER:
+            raise ValueError
+        return pow(_residue(tree[1]), exponent.numerator, PRIME)
+    raise ValueError
+
+
 def _point(name: str, index: int) -> complex:
     """The value of a variable at sample point `index`: 0 and 1 are positive, 2 is negative, 3 complex."""
     noise = zlib.crc32(f"{index}:{name}".encode("utf-8", "replace")) / 2**32
@@ -174,7 +236,8 @@ def _value(tree: Tree, index: int) -> complex:
     if kind == "var":
         return _point(tree[1], index)
     if kind == "sum":
-        return _sum_value([_value(part, index) for part in tree[1:]])
+        terms = [_value(part, index) for part in tree[1:]]
+        return sum(terms, 0j) if index == ROUGH else _sum_value(terms)
     if kind == "prod":
         return math.prod((_value(part, index) for part in tree[1:]), start=1 + 0j)
     if kind == "neg":
@@ -191,14 +254,31 @@ def _value(tree: Tree, index: int) -> complex:
         if abs(value.imag) > 1e-12 or abs(value.real - round(value.real)) < 1e-9:
             raise ValueError
         return complex(math.floor(value.real) if tree[1] == "floor" else math.ceil(value.real))
-    return _FUNCTIONS[tree[1]](_value(tree[2], index))
+    if tree[1] in _LISTED:
+        return complex(_real_list_function(tree[1], [_value(part, index) for part in tree[2:]]))
+    value = _FUNCTIONS[tree[1]](_value(tree[2], index))
+    if 0 < abs(value) < 1e-12:
+        raise ValueError  # sin(pi) in floats
+    return value
+
+
+def _real_list_function(name: str, values: list[complex]) -> float:
+    if any(abs(value.imag) > 1e-12 for value in values) or name in ("gcd", "lcm"):
+        raise ValueError
+    reals = [value.real for value in values]
+    if name == "mod":
+        return reals[0] - reals[1] * math.floor(reals[0] / reals[1])
+    return max(reals) if name == "max" else min(reals)
 
 
 def _sum_value(terms: list[complex]) -> complex:
     sizes = [abs(term) for term in terms if term]
     if sizes and min(sizes) < ABSORBED * max(sizes):
         raise ValueError
-    return sum(terms, 0j)
+    total = sum(terms, 0j)
+    if sizes and total != 0 and abs(total) < 1e-4 * max(sizes):
+        raise ValueError  # cancelled: few digits are left
+    return total
 
 
 def _power_value(base: complex, exponent: complex) -> complex:
@@ -225,6 +305,9 @@ def same_value(left: Tree, right: Tree) -> bool | None:
         return None
     if first is not None and second is not None:
         return first == second
+    ours, theirs = residue(left), residue(right)
+    if ours is not None and theirs is not None:
+        return ours == theirs
     return agree([(sample(left, index), sample(right, index)) for index in range(4)])
 
 
@@ -235,9 +318,53 @@ def agree(pairs: list[tuple[complex | None, complex | None]]) -> bool | None:
         if a is None or b is None:
             continue
         size = max(abs(a), abs(b))
-        if size < 1e-9:  # tiny, or cancelled: relative precision is gone
-            return None
         if abs(a - b) > SAME * size:
             return False if index < 2 and abs(a - b) > DIFFERENT * size else None
         compared += 1
     return True if compared >= 2 and pairs[0][0] is not None else None
+
+
+def have_different_roots(left: Tree, right: Tree) -> bool:
+    """Whether some root of one is clearly no root of the other, searched in one variable from fixed starts.
+
+    All other variables stay at their sample points. False means "none found", not "the same roots".
+    """
+    names = sorted(variables(left) | variables(right))
+    for one, other in ((left, right), (right, left)):
+        for name in names:
+            if name not in variables(one):
+                continue
+            for start in (0.9 + 0.1j, -1.1 + 0.3j):
+                root = _root(one, name, start)
+                value = None if root is None else _value_at(other, name, root)
+                if value is not None and abs(value) > 1e-4:
+                    return True
+    return False
+
+
+def _value_at(tree: Tree, name: str, value: complex) -> complex | None:
+    return sample(_substituted(tree, name, ("const", value)), ROUGH)
+
+
+def _substituted(tree: Tree, name: str, value: Tree) -> Tree:
+    if tree[0] == "var":
+        return value if tree[1] == name else tree
+    return tuple(_substituted(part, name, value) if isinstance(part, tuple) else part for part in tree)
+
+
+def _root(tree: Tree, name: str, start: complex) -> complex | None:
+    """A root of `tree` in the variable `name` by the secant method, or None."""
+    before, here = start, start + 0.05
+    value_before = _value_at(tree, name, before)
+    for _ in range(60):
+        value = _value_at(tree, name, here)
+        if value is None or value_before is None:
+            return None
+        if abs(value) < 1e-12:
+            return here
+        if value == value_before:
+            return None
+        before, here, value_before = here, here - value * (here - before) / (value - value_before), value
+        if abs(here) > 1e6:
+            return None
+    return None

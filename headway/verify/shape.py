@@ -16,7 +16,7 @@ from headway.verify import numbers
 from headway.verify.expression import Tree, Unreadable, parse
 from headway.verify.notation import enclosed, plain, split
 
-MAX_ANSWER = 2_000  # characters of an answer that is looked into
+MAX_ANSWER = 8_000  # characters of an answer that is looked into
 MAX_ITEMS = 64
 
 
@@ -82,17 +82,16 @@ _PLAIN_FRACTION = re.compile(
     r"([+-]?) ?(?:\\frac *\{([+-]?[0-9]{1,400})\} *\{([0-9]{1,400})\}|([0-9]{1,400}) ?/ ?([0-9]{1,400}))"
 )
 _MATRIX = re.compile(r"\\begin ?\{([pb]?matrix|array|smallmatrix)\}(?:\{[lcr| ]*\})?(.*)\\end ?\{\1\}", re.DOTALL)
-_NAME_PART = (
-    r"(?:\\?[A-Za-z]+(?: ?_ ?(?:\{[^{}]{1,24}\}|\\?[A-Za-z0-9]+))?'*(?:\([A-Za-z0-9, ]{1,24}\)|\{\([A-Za-z]\)\})?)"
-)
+_NAME_PART = r"(?:\\?[A-Za-z]+(?: ?_ ?(?:\{[^{}]{1,24}\}|\\?[A-Za-z0-9]+))?'*(?:\([A-Za-z0-9, ]{1,24}\)|\{\([A-Za-z]\)\})?)"
 _NAME = re.compile(rf"\(? ?{_NAME_PART}(?: ?[,:] ?{_NAME_PART}){{0,8}} ?\)?")
 _RELATIONS = frozenset({"=", "<", ">", "\\le", "\\ge", "\\ne", "\\in", "\\approx"})
 _FLIPPED = {">": "<", "\\ge": "\\le"}
-_WORD_TEXT = re.compile(r"[A-Za-zÀ-ɏ'’.\- ]*[A-Za-zÀ-ɏ]{2}[A-Za-zÀ-ɏ'’.\- ]*|[^\x00-ɏ]+")
+_WORD_TEXT = re.compile(r"[A-Za-zÀ-ɏ]+(?:[ '’.\-]{1,2}[A-Za-zÀ-ɏ]+)*\.?|[^\x00-ɏ]+")
 _TEXT = re.compile(r"\\text ?\{([^{}]*)\}")
 _CURRENCY = re.compile(r"([+-]?) ?(?:\\dollar|[€£¥₹]|\\pounds|\\euro|USD|US) ?([+-]?)(?=[0-9.])")
 _UNIT_TEXT = re.compile(
-    r"(.*[0-9A-Za-z})!]) ?\\text ?\{ ?([^{}=]*?) ?\}(?: ?\^ ?\{?([23])\}?| ?\\text ?\{[^{}]*\})?(?: ?\^ ?\{?([23])\}?)?",
+    r"(.*[0-9A-Za-z})!]) ?\\text ?\{ ?([^{}=]*?) ?\}"
+    r"(?: ?\^ ?\{?([23])\}?| ?\\text ?\{[^{}]*\})?(?: ?\^ ?\{?([23])\}?)?",
     re.DOTALL,
 )
 _UNIT_NAMES = (
@@ -104,13 +103,18 @@ _UNIT_NAMES = (
 _UNIT_WORD = re.compile(
     rf"([+-]?[0-9][0-9.,/ ]*|.*[0-9}})]) ?((?:(?:{_UNIT_NAMES})\b[ .]?|\b[a-z]{{4,20}}\b ?)+)(?:\^ ?\{{?([23])\}}?)?"
 )
+_MEASURED = re.compile(
+    r"(?:\\dollar|[€£¥₹]|[+-]| )*[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?(?:%| ?\^ ?\{?\\circ\}?| ?\\dollar"
+    r"| ?(?:\\text ?\{)?[A-Za-z ]+(?:\^ ?\{?[23])?\}?)?"
+)
+_FOREIGN_UNIT = re.compile(r"([+-]?[0-9.,/]+) ?([^\x00-\x7f]+)")
 _CURRENCY_TAIL = re.compile(r"(.*[0-9]) ?(?:\\dollar|[€£¥₹])", re.DOTALL)
 _DEGREE = re.compile(r" ?\^ ?(?:\{ ?\\circ ?\}|\\circ(?![a-zA-Z]))(?: ?[CF](?![a-zA-Z]))?\Z")
 _ONE_WORD = re.compile(r"\\?[A-Za-z]")
 _FUNCTION_WORDS = re.compile(
     r"\\?(?:sqrt|sin|cos|tan|sec|csc|cot|log|ln|exp|pi|abs|Abs|arc\w+|asin|acos|atan|floor|ceil|infinity|infty|oo|theta|alpha|beta)"
 )
-_UNIT_SYNONYMS = {
+_UNIT_SYNONYMS: dict[str, str] = {
     "cm": "centimeter", "mm": "millimeter", "km": "kilometer", "m": "meter", "metre": "meter", "litre": "liter",
     "l": "liter", "ml": "milliliter", "kg": "kilogram", "g": "gram", "mg": "milligram", "lb": "pound", "oz": "ounce",
     "ft": "foot", "feet": "foot", "in": "inch", "inche": "inch", "hr": "hour", "h": "hour", "min": "minute",
@@ -127,6 +131,19 @@ def read(text: str) -> Shape:
     return _shape(plain(text), 0)
 
 
+def is_readable(shape: Shape) -> bool:
+    """Whether our rules read all of it: no part of `shape` is opaque."""
+    if isinstance(shape, Opaque):
+        return False
+    if isinstance(shape, Items):
+        return all(is_readable(item) for item in shape.items)
+    if isinstance(shape, Matrix):
+        return all(is_readable(cell) for row in shape.rows for cell in row)
+    if isinstance(shape, Relation):
+        return is_readable(shape.right) and (bool(shape.name) or is_readable(shape.left))
+    return True
+
+
 def quick_number(text: str) -> Value | None:
     """The value of a plain integer, decimal or fraction, without reading it as an expression."""
     match = _PLAIN_NUMBER.fullmatch(text)
@@ -135,9 +152,7 @@ def quick_number(text: str) -> Value | None:
         digits = (whole or "0").replace(",", "")
         value = Fraction(int(digits + (decimals or "")), 10 ** len(decimals or ""))
         value = -value if sign == "-" else value
-        return Value(
-            text, ("num", value, "decimal" if decimals else "whole"), value, len(decimals) if decimals else None
-        )
+        return Value(text, ("num", value, "decimal" if decimals else "whole"), value, len(decimals) if decimals else None)
     match = _PLAIN_FRACTION.fullmatch(text)
     if match:
         sign, top, bottom, flat_top, flat_bottom = match.groups()
@@ -156,6 +171,12 @@ def _shape(text: str, depth: int) -> Shape:
         return number
     if not text or depth > 8 or "\\dots" in text:
         return Opaque(text)
+    if text.startswith("\\text") and _TEXT.fullmatch(text):
+        inner = _TEXT.sub(r"\1", text).strip()
+        if inner and not _WORD_TEXT.fullmatch(inner):
+            return _shape(inner, depth + 1)
+    if "," in text and _MEASURED.fullmatch(text):
+        return _value(text.replace(",", ""))
     words = _words(text)
     if words is not None:
         return words
@@ -175,8 +196,12 @@ def _words(text: str) -> Words | None:
         return None
     if re.search(r"(?:^| )(?:and|or)(?: |$)", unwrapped) and len(unwrapped.split()) < 6:
         return None
-    if unwrapped is text and (len(text) < 3 or _FUNCTION_WORDS.fullmatch(text)):
-        return None
+    if unwrapped is text:
+        runs = re.findall(r"[^\W\d_]+", text)
+        shortest = 3 if "-" in text else 2
+        is_prose = max(map(len, runs)) > 2 and all(len(run) >= shortest or run in ("a", "A", "I") for run in runs)
+        if not is_prose or _FUNCTION_WORDS.fullmatch(text):
+            return None
     unwrapped = " ".join(unwrapped.split()).strip(". ")
     return Words(unwrapped) if len(unwrapped) > 1 else None
 
@@ -187,7 +212,7 @@ def _matrix(text: str, depth: int) -> Shape | None:
         return None
     rows = [row.split("&") for row in re.split(r"\\\\|\\cr(?![a-z])", match.group(2).replace("\\hline", ""))]
     rows = [row for row in rows if any(cell.strip() for cell in row)]
-    if not rows or len({len(row) for row in rows}) > 1 or sum(map(len, rows)) > 400:
+    if not rows or len({len(row) for row in rows}) > 1 or sum(map(len, rows)) > 1_024:
         return Opaque(text)
     return Matrix(tuple(tuple(_shape(cell, depth + 1) for cell in row) for row in rows))
 
@@ -206,7 +231,10 @@ def _listed(text: str, depth: int) -> Shape | None:
         return Items("", tuple(_shape(piece, depth + 1) for piece in pieces), "", text)
     pieces, found = split(text, frozenset({"\\cup"}))
     if found and len(pieces) <= MAX_ITEMS:
-        return Items("cup", tuple(_shape(piece, depth + 1) for piece in pieces), "cup", text)
+        parts = tuple(_shape(piece, depth + 1) for piece in pieces)
+        if all(isinstance(part, Items) and part.opener == "\\{" for part in parts):
+            return Items("\\{", tuple(item for part in parts if isinstance(part, Items) for item in part.items), "\\}", text)
+        return Items("cup", parts, "cup", text)
     return None
 
 
@@ -221,6 +249,8 @@ def _bracketed(text: str, depth: int) -> Shape | None:
         pieces, found = split(inside, frozenset(","))
     if opener == "{" and closer == "}":
         opener, closer = ("\\{", "\\}") if found else ("", "")
+    if not found and inside.strip().startswith("\\begin"):
+        return _shape(inside, depth + 1)
     if not found and opener != "\\{":
         return _shape(inside, depth + 1) if (opener, closer) in (("(", ")"), ("", "")) else None
     if opener == "\\{" and not found and (":" in inside or "\\mid" in inside or "|" in inside):
@@ -231,8 +261,10 @@ def _bracketed(text: str, depth: int) -> Shape | None:
     shapes: list[Shape] = []
     for piece in pieces:
         item = _shape(piece, depth + 1)
-        spread = opener == "\\{" and isinstance(item, Items) and not item.opener
-        shapes.extend(item.items if spread and isinstance(item, Items) else [item])
+        if opener == "\\{" and isinstance(item, Items) and not item.opener:
+            shapes.extend(item.items)
+        else:
+            shapes.append(item)
     return Items(opener, tuple(shapes), closer, text)
 
 
@@ -308,15 +340,21 @@ def _value(text: str) -> Shape:
         degree = _DEGREE.search(core)
         if degree:
             core, unit = core[: degree.start()], "degree"
-    found = _read_value(core, text, percent, unit)
-    if found is not None:
-        return found
-    match = _UNIT_TEXT.fullmatch(core) or _UNIT_WORD.fullmatch(core)
-    if match and not unit and not percent:
-        unit = _canonical_unit(match.group(2), next((g for g in match.groups()[2:] if g), ""))
-        percent = unit in ("percent", "percentage")
-        found = _read_value(match.group(1).strip(), text, percent, "" if percent else unit)
-    return found or Opaque(text)
+    match = None if unit or percent else _with_unit(core)
+    if match:
+        word = _canonical_unit(match.group(2), next((g for g in match.groups()[2:] if g), ""))
+        share = word in ("percent", "percentage")
+        found = _read_value(match.group(1).strip(), text, share, "" if share else word)
+        if found is not None:
+            return found
+    return _read_value(core, text, percent, unit) or Opaque(text)
+
+
+def _with_unit(core: str) -> re.Match[str] | None:
+    match = _UNIT_TEXT.fullmatch(core) or _UNIT_WORD.fullmatch(core) or _FOREIGN_UNIT.fullmatch(core)
+    if match is None:
+        return None
+    return None if any(_FUNCTION_WORDS.fullmatch(word) for word in match.group(2).split()) else match
 
 
 def _read_value(core: str, text: str, percent: bool, unit: str) -> Value | None:
@@ -334,7 +372,7 @@ def _read_value(core: str, text: str, percent: bool, unit: str) -> Value | None:
 def _canonical_unit(words: str, power: str) -> str:
     names: list[str] = []
     for word in re.findall(r"[a-zA-Z/]+", words.lower()):
-        word = word if word in _UNIT_SYNONYMS or len(word) < 3 or word.endswith("ss") else word.removesuffix("s")
-        names.append(_UNIT_SYNONYMS.get(word, word))
+        singular = word if word in _UNIT_SYNONYMS or len(word) < 3 or word.endswith("ss") else word.removesuffix("s")
+        names.append(_UNIT_SYNONYMS[singular] if singular in _UNIT_SYNONYMS else singular)
     kind = {"2": "square ", "3": "cubic "}.get(power, "")
     return (kind + " ".join(name for name in names if name)).strip()

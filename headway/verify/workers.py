@@ -1,0 +1,211 @@
+"""A pool of killable processes for the slow path: each task has a time limit that holds whatever the task does.
+
+    tasks --> idle worker --(JSON line)--> python -m headway.verify.slow --(word)--> result, or the worker is killed
+
+Processes start when the first task comes, not before. A worker over its limit is killed and replaced; one that died by
+itself is replaced and its task tried again, so that a worker killed from outside changes no verdict. The limit counts
+the worker's own processor seconds where the system tells them (a busy machine does not turn right answers into wrong
+ones), and five times as much on the wall clock. There are no signal handlers, so any thread may call.
+
+It does not know mathematics or outcomes: a result is one of the words of `slow`, or "timeout" or "died".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import wait
+from pathlib import Path
+
+from headway.errors import HeadwayError
+
+START_SECONDS = 120.0  # a cold import of sympy on a busy machine
+MAX_TRIES = 3  # of one task whose worker dies; also of starts in a row that fail
+_TICK = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What came of a task: a word of `slow`, "timeout" or "died"; `reference_read` says how far it got."""
+
+    word: str
+    reference_read: bool
+
+
+@dataclass(slots=True)
+class _Worker:
+    """One process and the task it works on (None: idle; -1: still starting)."""
+
+    process: subprocess.Popen[bytes]
+    task: int | None = -1
+    started: float = field(default_factory=time.monotonic)
+    cpu_before: float = 0.0
+    reference_read: bool = False
+    buffer: bytes = b""
+
+    def fileno(self) -> int:
+        assert self.process.stdout is not None
+        return self.process.stdout.fileno()
+
+    def cpu_seconds(self) -> float | None:
+        """Processor seconds used since the process began, or None where the system does not tell."""
+        try:
+            fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+            return (int(fields[11]) + int(fields[12])) / _TICK
+        except (OSError, IndexError, ValueError):
+            return None
+
+    def give(self, task: int, reference: str, answer: str) -> None:
+        """Sends a task; a worker that is gone is noticed when its reply does not come."""
+        assert self.process.stdin is not None
+        self.task, self.started, self.reference_read = task, time.monotonic(), False
+        self.cpu_before = self.cpu_seconds() or 0.0
+        line = json.dumps({"reference": reference, "answer": answer}).encode() + b"\n"
+        with contextlib.suppress(OSError):
+            self.process.stdin.write(line)
+            self.process.stdin.flush()
+
+    def lines(self) -> list[str] | None:
+        """The words that have arrived, or None at the end of the stream."""
+        chunk = os.read(self.fileno(), 65_536)
+        if not chunk:
+            return None
+        *whole, self.buffer = (self.buffer + chunk).split(b"\n")
+        return [line.decode() for line in whole]
+
+    def end(self) -> None:
+        """Kills the process and waits for it."""
+        self.process.kill()
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+        self.process.wait()
+
+
+class Pool:
+    """Runs (reference, answer) tasks in `workers` processes, `seconds` and `memory_mb` each at most."""
+
+    def __init__(self, workers: int, seconds: float, memory_mb: int) -> None:
+        self.workers, self.seconds, self.memory_mb = workers, seconds, memory_mb
+        self._pool: list[_Worker] = []
+        self._lock = threading.Lock()
+        self._failed_starts = 0
+
+    @property
+    def pids(self) -> list[int]:
+        """The process ids of the workers that exist now."""
+        return [worker.process.pid for worker in self._pool]
+
+    def run(self, tasks: Sequence[tuple[str, str]]) -> list[Result]:
+        """One result for each task, in order. Raises HeadwayError when workers do not start."""
+        with self._lock:
+            return self._run(tasks)
+
+    def close(self) -> None:
+        """Ends all workers. The pool starts new ones when it is used again."""
+        with self._lock:
+            self._end_all()
+
+    def _end_all(self) -> None:
+        while self._pool:
+            self._pool.pop().end()
+
+    def _run(self, tasks: Sequence[tuple[str, str]]) -> list[Result]:
+        results: list[Result | None] = [None] * len(tasks)
+        waiting = deque(range(len(tasks)))
+        tries = [0] * len(tasks)
+        try:
+            while any(result is None for result in results):
+                self._assign(tasks, waiting)
+                ready = wait([worker.fileno() for worker in self._pool], timeout=self._patience())
+                for worker in [worker for worker in self._pool if worker.fileno() in ready]:
+                    self._listen(worker, results, waiting, tries)
+                self._kill_late(results)
+        except BaseException:
+            self._end_all()  # a worker that still computes must not answer the next call
+            raise
+        return [result for result in results if result is not None]
+
+    def _assign(self, tasks: Sequence[tuple[str, str]], waiting: deque[int]) -> None:
+        busy = sum(worker.task is not None for worker in self._pool)
+        wanted = min(self.workers, busy + len(waiting))
+        while len(self._pool) < wanted:
+            self._pool.append(self._start())
+        for worker in self._pool:
+            if worker.task is None and waiting:
+                task = waiting.popleft()
+                worker.give(task, *tasks[task])
+
+    def _start(self) -> _Worker:
+        root = str(Path(__file__).resolve().parents[2])
+        path = os.environ.get("PYTHONPATH")
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([root, path] if path else [root])}
+        command = [sys.executable, "-m", "headway.verify.slow", str(self.memory_mb)]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+        return _Worker(process)
+
+    def _patience(self) -> float:
+        """Seconds until the next look at the clocks."""
+        busy = any(worker.task is not None and worker.task >= 0 for worker in self._pool)
+        return min(0.05, self.seconds / 4) if busy else 1.0
+
+    def _listen(self, worker: _Worker, results: list[Result | None], waiting: deque[int], tries: list[int]) -> None:
+        words = worker.lines()
+        if words is None:
+            self._bury(worker, results, waiting, tries)
+            return
+        for word in words:
+            if word == "ready":
+                worker.task, self._failed_starts = None, 0
+            elif word == "R":
+                worker.reference_read = True
+            elif worker.task is not None and worker.task >= 0:
+                results[worker.task] = Result(word, worker.reference_read)
+                worker.task = None
+
+    def _bury(self, worker: _Worker, results: list[Result | None], waiting: deque[int], tries: list[int]) -> None:
+        """Takes a worker that died out of the pool; its task is tried again."""
+        self._pool.remove(worker)
+        worker.end()
+        task = worker.task
+        if task == -1:
+            self._failed_starts += 1
+            if self._failed_starts >= MAX_TRIES:
+                code = worker.process.returncode
+                raise HeadwayError(
+                    f"the verifier's worker process does not start (exit code {code}, {MAX_TRIES} tries); "
+                    f"does `python -c 'import math_verify'` work, and are {self.memory_mb} MB enough?"
+                )
+        elif task is not None:
+            tries[task] += 1
+            if tries[task] >= MAX_TRIES:
+                results[task] = Result("died", worker.reference_read)
+            else:
+                waiting.appendleft(task)
+
+    def _kill_late(self, results: list[Result | None]) -> None:
+        now = time.monotonic()
+        for worker in list(self._pool):
+            if worker.task is None:
+                continue
+            wall = now - worker.started
+            if worker.task == -1:
+                if wall > START_SECONDS:
+                    worker.process.kill()  # its end of stream is then a failed start
+                continue
+            if wall <= self.seconds:
+                continue
+            used = worker.cpu_seconds()
+            if used is None or used - worker.cpu_before > self.seconds or wall > 5 * self.seconds:
+                self._pool.remove(worker)
+                worker.end()
+                results[worker.task] = Result("timeout", worker.reference_read)
