@@ -220,23 +220,29 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """All fresh rollouts of one problem under one policy, with their rewards: what RL trains on.
+    """All fresh rollouts of one problem under one policy, judged: what RL trains on and evaluation counts.
 
     Example: two samples, one right::
 
-        Group(problem=…, prompt_ids=(5, 9, 2), completions=(…, …), outcomes=(CORRECT, WRONG), rewards=(1.0, -1.0))
+        Group(problem=…, prompt_ids=(5, 9, 2), rollouts=(…, …), verdicts=(CORRECT …, WRONG …))
+
+    `verdicts[i]` is that of `rollouts[i]`.
     """
 
     problem: Problem
     prompt_ids: tuple[int, ...]
-    completions: tuple[Completion, ...]
-    outcomes: tuple[Outcome, ...]
-    rewards: tuple[float, ...]
+    rollouts: tuple[Rollout, ...]
+    verdicts: tuple[Verdict, ...]
+
+    @property
+    def is_correct(self) -> tuple[bool, ...]:
+        """Which rollouts are CORRECT."""
+        return tuple(verdict.outcome is Outcome.CORRECT for verdict in self.verdicts)
 
     @property
     def pass_rate(self) -> float:
         """The share of the group's rollouts that are CORRECT."""
-        return sum(o is Outcome.CORRECT for o in self.outcomes) / len(self.outcomes)
+        return sum(self.is_correct) / len(self.verdicts)
 
 
 def total(funnels: Sequence[Funnel]) -> int:

@@ -98,9 +98,7 @@ class _Generation:
     def __init__(self, model: Decoder, requests: Sequence[Request], stop: frozenset[int], slots: int):
         self._model, self._requests, self._stop = model, requests, stop
         self.samples = sum(len(r.keys) for r in requests)
-        self._cache = SlotCache(
-            model.config, min(slots, max(1, self.samples)), _compute_dtype(model), model.device
-        )
+        self._cache = SlotCache(model.config, min(slots, max(1, self.samples)), _compute_dtype(model), model.device)
         self._waiting: deque[_Sequence] = deque(
             _Sequence(r, i, key, request.max_tokens, request.temperature, request.top_p)
             for r, request in enumerate(requests)

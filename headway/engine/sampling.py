@@ -66,7 +66,7 @@ def _inverse_cdf(probs: Tensor, noise: Tensor) -> Tensor:
 
 def _nucleus(logprobs: Tensor, noise: Tensor, top_p: Tensor) -> tuple[Tensor, Tensor]:
     """Draw from the smallest set of likeliest tokens with mass >= top_p (Holtzman 2020), renormalised."""
-    ordered, order = logprobs.sort(-1, descending=True, stable=True)
+    ordered, order = torch.sort(logprobs, dim=-1, descending=True, stable=True)
     probs = ordered.exp()
     before = probs.cumsum(-1) - probs
     kept = torch.where(before < top_p[:, None], probs, torch.zeros_like(probs))

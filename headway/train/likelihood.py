@@ -27,7 +27,7 @@ def document_logprobs(model: Decoder, flat: Flat, temperature: float = 1.0) -> T
     """log p of every target token of the documents, float32 [T]; where loss_mask is False it is 0 and has no gradient."""
     hidden = model(flat.ids, flat.layout)
     learned = flat.loss_mask.nonzero().squeeze(-1)
-    found = token_logprobs(hidden[learned], model.output_weight, flat.targets[learned], temperature)
+    found = token_logprobs(hidden.index_select(0, learned), model.output_weight, flat.targets[learned], temperature)
     return found.new_zeros(flat.num_tokens).index_copy(0, learned, found)
 
 

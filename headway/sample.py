@@ -1,0 +1,116 @@
+"""Problems in, judged groups of rollouts out: the one way in which anything is sampled.
+
+    problem --prompt--> ids --engine--> completions --decode--> text --verifier--> Group(rollouts, verdicts)
+
+Used by evaluation, by RL, by DPO's own pairs and by self-distillation; only their coordinates and temperatures differ. It does
+not know what the rollouts are for, nor does it store them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from headway.engine.engine import Engine
+from headway.engine.sampling import sample_key
+from headway.model.tokenizer import Tokenizer
+from headway.problems.prompt import messages
+from headway.types import Completion, Group, Problem, Request, Rollout, StopReason, Verdict
+from headway.verify.judge import Verifier
+
+Progress = Callable[[int, int, float], None]  # (samples done, samples in all, new tokens a second)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How to sample: what asks for it, of which policy, and at which setting.
+
+    Example: ``Plan(sampler="rl", step=12, policy="tiny/rl@12", temperature=0.9, top_p=1.0, max_tokens=256)``
+    """
+
+    sampler: str
+    step: int
+    policy: str
+    temperature: float
+    top_p: float
+    max_tokens: int
+
+
+class Sampler:
+    """An engine, a tokenizer and a verifier at work on problems. `seed` is the run's."""
+
+    def __init__(self, engine: Engine, tokenizer: Tokenizer, verifier: Verifier, instruction: str, seed: int):
+        self.engine = engine
+        self._tokenizer, self._verifier, self._instruction, self._seed = tokenizer, verifier, instruction, seed
+        self._prompts: dict[str, tuple[int, ...]] = {}
+
+    def prompt_ids(self, problem: Problem) -> tuple[int, ...]:
+        """The problem's prompt as token ids, up to where the completion starts."""
+        if problem.id not in self._prompts:
+            self._prompts[problem.id] = self._tokenizer.prompt_ids(messages(problem, self._instruction))
+        return self._prompts[problem.id]
+
+    def sample(
+        self,
+        problems: Sequence[Problem],
+        count: int,
+        plan: Plan,
+        first_index: int = 0,
+        progress: Progress | None = None,
+    ) -> list[Group]:
+        """`count` judged rollouts of each problem, numbered from `first_index`. One problem may stand in the list once.
+
+        The prompt leaves no room for `plan.max_tokens` within the model's positions: fewer are sampled; none: EngineError.
+        """
+        limit = self.engine.model.config.max_positions
+        requests: list[Request] = []
+        for problem in problems:
+            ids = self.prompt_ids(problem)
+            keys = tuple(
+                sample_key(self._seed, plan.sampler, plan.step, problem.id, first_index + i) for i in range(count)
+            )
+            room = max(1, min(plan.max_tokens, limit - len(ids)))
+            requests.append(Request(ids, keys, room, plan.temperature, plan.top_p))
+        completions = self.engine.generate(requests, progress)
+        rollouts = [
+            [self._rollout(problem, plan, first_index + i, c) for i, c in enumerate(found)]
+            for problem, found in zip(problems, completions, strict=True)
+        ]
+        pairs = [(problem, r) for problem, found in zip(problems, rollouts, strict=True) for r in found]
+        verdicts = self._verifier.verdicts(pairs)
+        return [
+            Group(
+                problem,
+                self.prompt_ids(problem),
+                tuple(rollouts[number]),
+                tuple(verdicts[number * count : (number + 1) * count]),
+            )
+            for number, problem in enumerate(problems)
+        ]
+
+    def _rollout(self, problem: Problem, plan: Plan, index: int, completion: Completion) -> Rollout:
+        stopped = completion.stop_reason is StopReason.STOP
+        return Rollout.make(
+            problem.id,
+            plan.sampler,
+            plan.step,
+            index,
+            plan.policy,
+            self._tokenizer.decode(completion.token_ids[:-1] if stopped else completion.token_ids),
+            stop_reason=completion.stop_reason,
+            num_tokens=len(completion.token_ids),
+            token_ids=completion.token_ids,
+            logprobs=completion.logprobs,
+            temperature=plan.temperature,
+            top_p=plan.top_p,
+        )
+
+
+def rollouts_of(groups: Iterable[Group]) -> list[Rollout]:
+    """All rollouts, in order."""
+    return [rollout for group in groups for rollout in group.rollouts]
+
+
+def verdicts_of(groups: Iterable[Group]) -> list[Verdict]:
+    """All verdicts, in order."""
+    return [verdict for group in groups for verdict in group.verdicts]

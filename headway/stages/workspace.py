@@ -1,0 +1,92 @@
+"""What every stage works with: the recipe, the run's folder, the table, the policy and its sampler.
+
+It does not know what any stage does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from headway.config import Recipe, StageConfig
+from headway.errors import StoreError
+from headway.model.tokenizer import Tokenizer
+from headway.model.transformer import Decoder
+from headway.runs import Run
+from headway.sample import Plan, Sampler, rollouts_of, verdicts_of
+from headway.store.queries import Selection
+from headway.store.store import Store
+from headway.train.batching import Document
+from headway.train.fit import Fitted, Objective, fit
+from headway.train.resume import StageFolder
+from headway.types import Example, Funnel, Problem
+
+_CHUNK = 128  # problems sampled and stored at once
+
+Tell = Callable[[str, int, int, dict[str, Any]], None]  # (stage, done, in all, numbers)
+
+
+@dataclass(slots=True)
+class Workspace:
+    """The things of one run. `model` is the policy: stages train it in place."""
+
+    recipe: Recipe
+    run: Run
+    store: Store
+    tokenizer: Tokenizer
+    model: Decoder
+    sampler: Sampler
+    tell: Tell
+
+    def prompt_ids(self, problem: Problem) -> tuple[int, ...]:
+        """The problem's prompt as token ids."""
+        return self.sampler.prompt_ids(problem)
+
+    def documents(self, examples: Sequence[Example], on_prompt: bool = False) -> list[Document]:
+        """One document an example: prompt, completion, stop token; learned from the completion on, or all of it."""
+        completions = self.tokenizer.encode_batch([example.completion for example in examples])
+        documents: list[Document] = []
+        for example, completion in zip(examples, completions, strict=True):
+            prompt = self.prompt_ids(example.problem)
+            ids = (*prompt, *completion, self.tokenizer.stop_id)
+            documents.append(Document(ids, 1 if on_prompt else len(prompt)))
+        return documents
+
+    def sample_stored(self, problems: Sequence[Problem], count: int, plan: Plan, batch: str, stage: str) -> None:
+        """Sample and append `count` rollouts of each problem, in chunks; a chunk that the store holds is not sampled again."""
+        for start in range(0, len(problems), _CHUNK):
+            name = f"{batch}/{start}"
+            if not self.store.has_batch("verdicts", name):
+                groups = self.sampler.sample(problems[start : start + _CHUNK], count, plan)
+                self.store.add_rollouts(rollouts_of(groups), name)
+                self.store.add_verdicts(verdicts_of(groups), name)
+            done = min(len(problems), start + _CHUNK)
+            self.tell(stage, done * count, len(problems) * count, {"sampling": plan.sampler})
+
+    def freeze(self, stage: str, selection: Selection[Any], too_long: int = 0, **report: Any) -> None:
+        """Write down what a query selected for `stage`, with its funnel; `too_long` rows were dropped after it.
+
+        Raises StoreError, with the funnel, when nothing is left.
+        """
+        funnel = selection.funnel
+        if too_long:
+            dropped = funnel.dropped | {"longer than the stage allows": too_long}
+            funnel = Funnel(funnel.name, funnel.considered, funnel.kept - too_long, dropped)
+        if not funnel.kept:
+            raise StoreError(f"the selection keeps nothing: {funnel}")
+        self.run.freeze(stage, frozen(funnel, selection.ids, selection.versions) | report)
+
+    def fit(self, stage: str, objective: Objective[Any], config: StageConfig, steps: int) -> Fitted:
+        """Train the policy in place under the run's folder and progress display."""
+
+        def show(done: int, total: int, row: dict[str, Any]) -> None:
+            self.tell(stage, done, total, row)
+
+        return fit(self.model, objective, config, steps, StageFolder(self.run, stage), show)
+
+
+def frozen(funnel: Funnel, ids: Sequence[Any], versions: dict[str, int]) -> dict[str, Any]:
+    """A selection as plain JSON."""
+    shape = {"name": funnel.name, "considered": funnel.considered, "kept": funnel.kept, "dropped": funnel.dropped}
+    return {"name": funnel.name, "funnel": shape, "versions": versions, "ids": list(ids)}
