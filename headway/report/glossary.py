@@ -1,0 +1,249 @@
+"""What every logged number means: one entry a name, shown beside each chart and written out in docs/metrics.md.
+
+    python -m headway.report.glossary > docs/metrics.md        (a test fails when the file is stale)
+
+A name that a stage logs belongs in here; the page charts an unknown name all the same and says that it has no entry.
+This file does not know where the numbers are computed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One metric. Example: ``Entry("loss", "Loss", "mean over the step's trained tokens ...", "NaN; rising ...")``."""
+
+    name: str
+    title: str
+    meaning: str  # what it is and how it is computed, with its unit
+    watch: str  # what a bad value looks like, and what it points to
+
+
+_EVALUATION = (
+    Entry(
+        "accuracy",
+        "Accuracy",
+        "Share of judged samples that are CORRECT: the mean over problems of each problem's own share. In RL: of the "
+        "step's fresh rollouts, before any filter.",
+        "In RL: flat at 0 (problems too hard, or no boxed answers) or at 1 (nothing left to learn).",
+    ),
+    Entry(
+        "ci_low, ci_high",
+        "95 % interval",
+        "Interval of the accuracy with problems as the sampling unit: Student's t on per-problem shares; Wilson's "
+        "form where that would leave 0 to 1; the rule of three where all problems agree (Miller 2024, arXiv "
+        "2411.00640).",
+        "Wide: evaluate more problems. More samples a problem narrow it only a little.",
+    ),
+    Entry(
+        "p_vs_previous",
+        "p against the previous stage",
+        "Two-sided paired t-test on per-problem differences to the stage before. Below 0.05 the page says better or "
+        "worse; otherwise it says that no difference is visible.",
+        "Close to 0.05: run more seeds before believing it.",
+    ),
+    Entry(
+        "difference_vs_previous",
+        "Change",
+        "Mean per-problem difference of accuracy to the stage before, in percentage points.",
+        "Negative with p < 0.05: the stage harmed the model.",
+    ),
+    Entry(
+        "pass_at_k",
+        "pass@k",
+        "Chance that k samples of a problem hold a correct one, unbiased: 1 - C(n-c, k) / C(n, k), averaged over "
+        "problems (Chen et al. 2021, arXiv 2107.03374).",
+        "Falling while accuracy rises: the policy sharpens and loses variety.",
+    ),
+    Entry(
+        "majority",
+        "majority@k",
+        "Share of problems whose most frequent extracted answer is correct. Ties count with their expected value, "
+        "samples without an answer do not vote.",
+        "Below accuracy: wrong answers agree with each other.",
+    ),
+    Entry(
+        "truncated",
+        "Truncated",
+        "Share of rollouts that reached max_tokens before a stop token.",
+        "Above a few percent: max_tokens is too small, or the model has not learned to stop.",
+    ),
+    Entry(
+        "no_answer",
+        "No answer",
+        "Share of judged rollouts in which the verifier found no final answer.",
+        "High after SFT: the answer convention was not learned.",
+    ),
+    Entry(
+        "mean_tokens",
+        "Mean length",
+        "Mean number of tokens a rollout, its stop token counted.",
+        "Running to max_tokens: length drift. Collapsing: the reasoning is being given up.",
+    ),
+)
+
+_TRAINING = (
+    Entry(
+        "loss",
+        "Loss",
+        "The stage's loss, normalised over the whole optimizer step: nats a trained token in mid-training and SFT, "
+        "the DPO loss a pair (log 2 = 0.693 at the start), the clipped policy-gradient objective in RL.",
+        "NaN; a jump that does not come back. In RL its size means little: read accuracy.",
+    ),
+    Entry(
+        "validation_loss",
+        "Validation loss",
+        "Mean negative log-likelihood in nats a token on the teacher's problems that are kept out of the gradient.",
+        "Rising while loss falls: the stage memorises; mid-training stops there by itself.",
+    ),
+    Entry("lr", "Learning rate", "Learning rate of the step, after warm-up and decay.", "-"),
+    Entry(
+        "grad_norm",
+        "Gradient norm",
+        "Euclidean norm of the whole gradient before clipping, mean over the step's updates.",
+        "Always above clip_norm: the learning rate acts through the clip. Spikes: look at those batches.",
+    ),
+    Entry("tokens", "Tokens so far", "Useful tokens sent through forward and backward since the stage began.", "-"),
+    Entry("seconds", "Seconds a step", "Wall time of the step.", "Growing: rollouts get longer, or memory is short."),
+    Entry(
+        "tokens_per_s",
+        "Speed",
+        "Useful tokens (padding never counted) a second through forward and backward; in RL sampling time is included.",
+        "Far below the recipe's documented rate.",
+    ),
+)
+
+_DPO = (
+    Entry(
+        "pair_accuracy",
+        "Pair accuracy",
+        "Share of pairs whose chosen rollout has the higher implicit reward, beta (log pi - log reference).",
+        "At 1.0 from early on: the pairs differ by something trivial, such as length or format.",
+    ),
+    Entry(
+        "margin",
+        "Margin",
+        "Mean implicit reward of chosen minus rejected rollouts, in units of beta nats.",
+        "Exploding: beta or the learning rate is off.",
+    ),
+    Entry(
+        "chosen_reward",
+        "Chosen reward",
+        "Mean implicit reward of the chosen rollouts: beta (log pi - log reference). The margin is its distance to the "
+        "rejected reward.",
+        "Falling below 0: even the right solutions become less likely than at the start.",
+    ),
+    Entry(
+        "rejected_reward",
+        "Rejected reward",
+        "Mean implicit reward of the rejected rollouts: beta (log pi - log reference).",
+        "Rising: the loss is not acting.",
+    ),
+    Entry(
+        "chosen_logprob",
+        "Chosen log-prob",
+        "Mean log-probability of the chosen rollouts, in nats a rollout.",
+        "Falling as fast as the rejected one: likelihood displacement; lower the rate or add nll_weight.",
+    ),
+    Entry(
+        "rejected_logprob",
+        "Rejected log-prob",
+        "Mean log-probability of the rejected rollouts, in nats a rollout.",
+        "Rising: the loss is not acting.",
+    ),
+)
+
+_RL = (
+    Entry(
+        "reward",
+        "Reward",
+        "Mean reward of the step's rollouts: +1 CORRECT, -1 otherwise, less any length penalty.",
+        "Flat.",
+    ),
+    Entry(
+        "entropy",
+        "Entropy",
+        "Mean entropy of the policy's next-token distribution over sampled positions, in nats.",
+        "Near 0 early: collapse; groups agree and nothing is learned. Rising steadily: the policy is coming apart.",
+    ),
+    Entry(
+        "temperature",
+        "Temperature",
+        "Temperature that the step's rollouts were sampled with; the trainer divides its logits by the same number.",
+        "-",
+    ),
+    Entry(
+        "gap_max",
+        "Largest sampler gap",
+        "Largest absolute difference, over the step's tokens, between the log-prob that the sampler recorded and the "
+        "one that the trainer computes before its first update.",
+        "Above 1e-4 in float32: sampler and trainer disagree, and the gradient is that of another model.",
+    ),
+    Entry(
+        "surprise",
+        "Surprise",
+        "Mean of -log p over sampled tokens, in nats, under the distribution they were sampled from: an estimate of its entropy.",
+        "Near 0 early: collapse; groups agree and nothing is learned. Rising steadily: the policy is coming apart.",
+    ),
+    Entry(
+        "clipped",
+        "Clipped",
+        "Share of trained tokens whose ratio left [1 - clip_low, 1 + clip_high] on the side that stops the gradient.",
+        "Above 0.2: the updates are too large, or too many a batch.",
+    ),
+    Entry(
+        "kl",
+        "KL to the sampler",
+        "Mean over trained tokens of the k3 estimate of KL(sampling policy || current policy), in nats (Schulman 2020).",
+        "Well above 0 at the first update: sampler and trainer disagree. Growing with minibatches: too many a batch.",
+    ),
+    Entry(
+        "trained_groups",
+        "Groups trained",
+        "Groups that carry an advantage, because their rollouts disagree, after every filter.",
+        "Few: the problems are too easy or too hard for this policy.",
+    ),
+    Entry("trained_rollouts", "Rollouts trained", "Rollouts with an advantage other than 0.", "As trained_groups."),
+    Entry("sampled_rollouts", "Rollouts sampled", "Fresh rollouts of the step, with refills and oversampling.", "-"),
+    Entry("sampled_tokens", "Tokens sampled", "Tokens of the step's fresh rollouts.", "-"),
+    Entry("all_correct", "Groups all right", "Share of fresh groups whose rollouts are all CORRECT.", "Near 1: too easy."),
+    Entry("all_wrong", "Groups all wrong", "Share of fresh groups without a CORRECT rollout.", "Near 1: too hard."),
+)
+
+SECTIONS = (
+    ("Evaluation", _EVALUATION),
+    ("Training", _TRAINING),
+    ("Rollout DPO", _DPO),
+    ("Reinforcement learning", _RL),
+)
+ENTRIES: dict[str, Entry] = {entry.name: entry for _, entries in SECTIONS for entry in entries}
+
+
+def anchor(name: str) -> str:
+    """The name's fragment on the page and in docs/metrics.md."""
+    return "metric-" + "".join(letter if letter.isalnum() else "-" for letter in name.lower())
+
+
+def document() -> str:
+    """The text of docs/metrics.md."""
+    lines = [
+        "# What each number means",
+        "",
+        "Written by `python -m headway.report.glossary > docs/metrics.md`; a test fails when it is stale.",
+        "The rows of `runs/NAME/metrics/STAGE.jsonl` and the records of `runs/NAME/results.json` use these names, and every",
+        "chart of the page explains itself with the same words.",
+        "",
+    ]
+    for title, entries in SECTIONS:
+        lines += [f"## {title}", "", "| name | what it is | what a bad value looks like |", "| --- | --- | --- |"]
+        for entry in entries:
+            mark = f'<a id="{anchor(entry.name)}"></a>`{entry.name}`'
+            lines.append(f"| {mark} | {entry.meaning} | {entry.watch if entry.watch != '-' else ''} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(document(), end="")
