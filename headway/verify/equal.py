@@ -26,6 +26,7 @@ FLOAT_DIGITS = 10  # a decimal with this many significant digits is a printed fl
 
 _INTEGER = re.compile(r"-?[1-9][0-9]{0,17}|0")
 _LETTER = re.compile(r"\(? ?(?:\\text ?\{ ?)?\(? ?([A-Ja-j]) ?\)? ?\}? ?\)?[.:]?")
+_LABELLED = re.compile(r"\(?([A-J]) ?[).:] ?[^).: ].*")
 _DECIMAL_COMMA = re.compile(r"([+-]?[0-9]+),([0-9]+)")
 
 
@@ -77,7 +78,7 @@ def _choice(reference: str, answer: str) -> Comparison | None:
     left = _LETTER.fullmatch(plain(reference))
     if left is None or not left.group(1).isupper():
         return None
-    right = _LETTER.fullmatch(plain(answer))
+    right = _LETTER.fullmatch(plain(answer)) or _LABELLED.fullmatch(plain(answer))
     if right is None:
         return None
     same = left.group(1) == right.group(1).upper()

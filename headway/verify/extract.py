@@ -25,8 +25,9 @@ _GLUE = re.compile(r"\\(?:quad|qquad|text|textbf|mathrm|[,;: ()\[\]])|[\s{}$*]+"
 _JOINED = re.compile(r"(?:for[\w() ]{1,24})?[,;]?(?:and|or|[,;])(?:also)?", re.IGNORECASE)
 _WORDS = ("nswer", "NSWER", "éponse", "ntwort", "espuesta", "твет", "答案")
 _MARKED = re.compile(
-    r"(?:nswer|éponse|ntwort|espuesta)s?\b(?:\s*\([^()\n]{1,24}\))?[\s*_]*"
-    r"(?:(?:to|of|for)\b[^.\n:]{0,80}?(?=\bis\b|:))?(?:is|are|was|est|ist|es|should be|must be|[:=：]|(?=\$|\\\[|\\\())"
+    r"(?:nswer|éponse|ntwort|espuesta)s?\b(?:\s*\([^()\n]{1,24}\))?[\s*_]*"  # the word, perhaps with a remark
+    r"(?:(?:to|of|for)\b[^.\n:]{0,80}?(?=\bis\b|:))?"  # "to the question"
+    r"(?:(?:is|are|was|est|ist|es|should be|must be)\b|[:=：]|(?<=\*\*\n)|(?<=\*\*\n\n)|(?=\$|\\\[|\\\())"
     r"(?:\s*(?:exactly|simply|just|then|therefore|thus|given by)\b)?[\s*_]*[:：]?[\s*_]*"
     r"|твет\s*[:：]?\s*|答案\s*(?:是|为|：|:)\s*",
     re.IGNORECASE,
@@ -40,6 +41,7 @@ _NUMBER = re.compile(
     r"(?:/[0-9]+)?%?"
 )
 _PROSE = re.compile(r"[^\W\d_]{3,}|[\u0900-\uffff]{2,}")
+_MATH_IN_PROSE = re.compile(r"^\s*[A-Za-z]{2,}[^$]*\$[^$]+\$|\$[^$]+\$[^$]*[A-Za-z]{2,}[^$]*$")
 _NAMES = re.compile(
     r"\\[a-zA-Z]+|(?:text|mathrm|operatorname|begin|end)\{[^{}]*\}|(?:a?(?:sin|cos|tan)|sqrt|log|exp|Abs|infinity)"
 )
@@ -202,6 +204,8 @@ def _box_at(text: str, start: int) -> tuple[int, int] | None:
             depth -= 1
             if depth == 0:
                 return begin, brace.start()
+    if text[close - 1] == "\\" and text.find("{", begin, close) < 0:
+        return begin, close - 1  # \boxed{185\}: a slip of the pen
     return None
 
 
@@ -273,7 +277,8 @@ def _loose(text: str) -> Found | None:
     tail = text[-MAX_TAIL:]
     if _REFUSAL.search(tail[-200:]):
         return None
-    if len(text) <= 200 and "**" not in text and not _PROSE.search(_NAMES.sub("", text)):
+    words = _NAMES.sub("", text) if len(text) <= 200 and "**" not in text else None
+    if words is not None and not (_PROSE.search(words) or ("$" in text and _MATH_IN_PROSE.search(text))):
         whole = text.strip()
         if whole:
             return Found(whole, "whole")

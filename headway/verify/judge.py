@@ -196,10 +196,12 @@ class Verifier:
             reference = extract.final_answer(reference) or ""
         if judge(reference, "\\boxed{" + reference + "}").outcome is not Outcome.CORRECT:
             return False
-        if is_readable(read(reference)):
+        shape, text = read(reference), plain(reference)
+        if isinstance(shape, Value) and shape.exact is not None:
             return True
-        text = plain(reference)
-        return not _refusal(text) and self.pool.run([(text, text)])[0].word == "same"
+        if _refusal(text) == "too_large":
+            return False
+        return is_readable(shape) or (not _refusal(text) and self.pool.run([(text, text)])[0].word == "same")
 
 
 def _close(open_: _Open, result: Result) -> Judgement:

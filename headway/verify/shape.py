@@ -199,7 +199,7 @@ def _words(text: str) -> Words | None:
     if unwrapped is text:
         runs = re.findall(r"[^\W\d_]+", text)
         shortest = 3 if "-" in text else 2
-        is_prose = max(map(len, runs)) > 2 and all(len(run) >= shortest or run in ("a", "A", "I") for run in runs)
+        is_prose = max(map(len, runs), default=0) > 2 and all(len(run) >= shortest or run in ("a", "A", "I") for run in runs)
         if not is_prose or _FUNCTION_WORDS.fullmatch(text):
             return None
     unwrapped = " ".join(unwrapped.split()).strip(". ")
@@ -373,6 +373,6 @@ def _canonical_unit(words: str, power: str) -> str:
     names: list[str] = []
     for word in re.findall(r"[a-zA-Z/]+", words.lower()):
         singular = word if word in _UNIT_SYNONYMS or len(word) < 3 or word.endswith("ss") else word.removesuffix("s")
-        names.append(_UNIT_SYNONYMS[singular] if singular in _UNIT_SYNONYMS else singular)
+        names.append(_UNIT_SYNONYMS.get(singular, singular))
     kind = {"2": "square ", "3": "cubic "}.get(power, "")
     return (kind + " ".join(name for name in names if name)).strip()

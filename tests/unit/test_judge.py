@@ -1,0 +1,165 @@
+"""Verdicts: four outcomes, the case file, limits that hold, and the shared cases where they are at hand."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from headway.errors import HeadwayError
+from headway.types import Outcome, Problem, Rollout, Split, StopReason
+from headway.verify import workers
+from headway.verify.judge import VERIFIER, Verifier, judge
+from headway.verify.workers import Pool, Result
+
+ROOT = Path(__file__).resolve().parents[2]
+CASES = [json.loads(line) for line in (ROOT / "tests/cases/verify.jsonl").read_text(encoding="utf-8").splitlines()]
+SHARED = ROOT.parent / "shared" / "data"
+
+
+@pytest.fixture(scope="module")
+def verifier():
+    with Verifier(workers=1, last_number=True) as made:
+        yield made
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case['reference'][:20]}|{case['text'][-30:]}")
+def test_case_file(case, verifier):
+    found = verifier.judge(case["reference"], case["text"])
+    assert found.outcome == case["outcome"], found
+
+
+def test_the_fast_path_starts_no_process_and_imports_no_sympy():
+    code = (
+        "import sys; from headway.verify.judge import Verifier\n"
+        "with Verifier() as v:\n"
+        "    assert v.judge_all([('72', r'\\boxed{72}'), ('1/2', r'\\boxed{0.5}')])[1].outcome == 'correct'\n"
+        "    assert not v.pool.pids\n"
+        "assert 'sympy' not in sys.modules and 'math_verify' not in sys.modules and 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_a_judgement_unpacks():
+    outcome, reason, answer = judge("72", r"\boxed{73}")
+    assert (outcome, reason, answer) == (Outcome.WRONG, "numbers_differ", "73")
+
+
+def test_the_last_number_counts_only_when_asked():
+    assert judge("2", "so 2 remain").outcome is Outcome.NO_ANSWER
+    assert judge("2", "so 2 remain", last_number=True).outcome is Outcome.CORRECT
+
+
+def test_verdicts_belong_to_their_rollouts():
+    problem = Problem.make("test", "test", "2+2?", "4", Split.TRAIN)
+    texts = [r"\boxed{5}", "none", r"\boxed{4}"]
+    rollouts = [
+        Rollout.make(problem.id, "import", 0, i, "", text, stop_reason=StopReason.IMPORTED) for i, text in enumerate(texts)
+    ]
+    with Verifier() as verifier:
+        verdicts = verifier.verdicts([(problem, rollout) for rollout in rollouts])
+    assert [verdict.rollout_id for verdict in verdicts] == [rollout.id for rollout in rollouts]
+    assert [verdict.outcome for verdict in verdicts] == [Outcome.WRONG, Outcome.NO_ANSWER, Outcome.CORRECT]
+    assert {verdict.verifier for verdict in verdicts} == {VERIFIER}
+
+
+@pytest.mark.parametrize(
+    "reference", ["72", r"\frac{1}{2}", "(1, 2)", r"\text{east}", "x \\in [-2,7]", r"\begin{pmatrix} 1 \\ -2 \end{pmatrix}"]
+)
+def test_good_references_verify_themselves(reference, verifier):
+    assert verifier.verifies_itself(reference)
+
+
+@pytest.mark.parametrize("reference", ["", " ", "1/0", "\\boxed{", r"\frac{1}", "10^{10^{10}}!", "__import__('os')"])
+def test_broken_references_do_not(reference, verifier):
+    assert not verifier.verifies_itself(reference)
+
+
+def test_verdicts_do_not_depend_on_order_or_thread(verifier):
+    items = [(case["reference"], case["text"]) for case in CASES]
+    straight = verifier.judge_all(items)
+    order = list(range(len(items)))
+    random.Random(0).shuffle(order)
+    shuffled: list = []
+    thread = threading.Thread(target=lambda: shuffled.extend(verifier.judge_all([items[i] for i in order])))
+    thread.start()
+    thread.join()
+    assert shuffled == [straight[i] for i in order]
+
+
+def test_a_stalling_answer_is_killed_and_the_next_one_still_answered():
+    pool = Pool(workers=1, seconds=0.5, memory_mb=1024)
+    try:
+        stall = r"\sum_{k=1}^{10^{9}} \frac{1}{k^{2}}"
+        found = pool.run([("42", stall), ("x", "x"), (stall, "42"), ("x", "y")])
+        assert found[0] == Result("timeout", reference_read=True)
+        assert found[1] == Result("same", reference_read=True)
+        assert found[3] == Result("differ", reference_read=True)
+    finally:
+        pool.close()
+    assert pool.pids == []
+
+
+def test_memory_is_capped():
+    pool = Pool(workers=1, seconds=1.0, memory_mb=700)
+    try:
+        found = pool.run([("42", "10^{10^{10}}"), ("x", "x")])
+        assert found[0].word in ("memory", "timeout", "died", "answer_unread", "error")
+        assert found[1].word == "same"
+    finally:
+        pool.close()
+
+
+def test_a_worker_killed_from_outside_changes_no_verdict():
+    pool = Pool(workers=1, seconds=5.0, memory_mb=1024)
+    try:
+        assert pool.run([("x", "x")])[0].word == "same"
+        os.kill(pool.pids[0], signal.SIGKILL)
+        time.sleep(0.1)
+        assert [result.word for result in pool.run([("x", "x"), ("x", "y")])] == ["same", "differ"]
+    finally:
+        pool.close()
+
+
+def test_workers_that_never_start_are_an_error_with_the_cause(monkeypatch):
+    monkeypatch.setattr(workers.sys, "executable", "/bin/false")
+    pool = Pool(workers=1, seconds=1.0, memory_mb=1024)
+    with pytest.raises(HeadwayError, match="does not start"):
+        pool.run([("x", "x")])
+    assert pool.pids == []
+
+
+def _pred(row):
+    if "pred" in row:
+        return row["pred"]
+    spec = row["pred_spec"]
+    return spec["prefix"] + spec["unit"] * spec["times"] + spec["suffix"]
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="the shared grader cases are not beside this repository")
+def test_agreement_with_the_shared_cases(verifier):
+    rows = [json.loads(line) for line in (SHARED / "grader_cases.jsonl").read_text(encoding="utf-8").splitlines()]
+    boxed = [row["pred_form"] == "bare" and "\\boxed" not in row["pred"] for row in rows]
+    texts = ["\\boxed{" + row["pred"] + "}" if box else row["pred"] for row, box in zip(rows, boxed, strict=True)]
+    found = verifier.judge_all([(row["gold"], text) for row, text in zip(rows, texts, strict=True)])
+    correct = [judgement.outcome is Outcome.CORRECT for judgement in found]
+    false_positives = [row for row, got in zip(rows, correct, strict=True) if got and not row["expected"]]
+    assert false_positives == []
+    assert sum(got == row["expected"] for row, got in zip(rows, correct, strict=True)) >= 0.98 * len(rows)
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="the shared grader cases are not beside this repository")
+def test_no_adversary_is_right_and_none_leaves_a_trace(verifier, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = [json.loads(line) for line in (SHARED / "grader_adversarial.jsonl").read_text(encoding="utf-8").splitlines()]
+    found = verifier.judge_all([(row["gold"], _pred(row)) for row in rows])
+    for row, judgement in zip(rows, found, strict=True):
+        if row["expect"] != "any":
+            assert (judgement.outcome is Outcome.CORRECT) == row["expect"], (row["id"], judgement)
+    assert list(tmp_path.iterdir()) == []
