@@ -33,9 +33,7 @@ def learn_preferences(work: Workspace) -> Fitted:
         problems = rl_problems(work.store, seed=work.recipe.seed, limit=config.own_problems).rows
         plan = Plan("dpo", 0, f"{work.recipe.name}/sft", config.temperature, 1.0, config.max_tokens)
         work.sample_stored(problems, config.own_rollouts, plan, "dpo", "dpo")
-    selection = dpo_pairs(
-        work.store, samplers=samplers, pairs_per_problem=config.pairs_per_problem, seed=work.recipe.seed
-    )
+    selection = dpo_pairs(work.store, samplers=samplers, pairs_per_problem=config.pairs_per_problem, seed=work.recipe.seed)
     found = document_pairs(work, selection.rows)
     pairs = [p for p in found if max(len(p.chosen.ids), len(p.rejected.ids)) <= config.max_tokens]
     work.freeze("dpo", selection, too_long=len(found) - len(pairs), report=pair_report(selection.rows))

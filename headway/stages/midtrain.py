@@ -15,7 +15,6 @@ Deviations:
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from headway.stages.packing import row_batches
 from headway.stages.workspace import Workspace
@@ -25,8 +24,8 @@ from headway.train.likelihood import Likelihood
 from headway.types import Example, content_id
 
 
-def midtrain(work: Workspace) -> tuple[Fitted, dict[str, Any]]:
-    """Train the policy in place; also returns the best validation step and loss."""
+def midtrain(work: Workspace) -> Fitted:
+    """Train the policy in place; the notes hold the best validation step and loss."""
     config = work.recipe.midtrain
     assert config is not None
     selection = midtrain_examples(work.store)
@@ -43,12 +42,8 @@ def midtrain(work: Workspace) -> tuple[Fitted, dict[str, Any]]:
     )
     fitted = work.fit("midtrain", objective, config, steps)
     fill = sum(len(d.ids) for d in fit_in) / (len(rows) * config.seq_len)
-    return fitted, {
-        "documents": len(fit_in),
-        "validation_documents": len(held_in),
-        "fill": fill,
-        **objective.take_best(),
-    }
+    notes = {"documents": len(fit_in), "validation_documents": len(held_in), "fill": fill, **objective.take_best()}
+    return Fitted(fitted.steps, fitted.train_tokens, notes)
 
 
 def split_validation(examples: list[Example], share: float) -> tuple[list[Example], list[Example]]:

@@ -76,9 +76,7 @@ class Rollouts:
     def sample(self, step: int) -> Sampled:
         """Sample groups until the step has its prompts, choose and weigh their responses."""
         config = self._config
-        temperature = annealed(
-            config.temperature_start, config.temperature_end, config.anneal_share, step, config.steps
-        )
+        temperature = annealed(config.temperature_start, config.temperature_end, config.anneal_share, step, config.steps)
         groups: list[Group] = []
         trained: list[tuple[Group, list[int]]] = []
         for _ in range(config.max_refills if config.dynamic_sampling else 1):
@@ -107,9 +105,7 @@ class Rollouts:
         hard = [g.problem for g in groups if g.pass_rate <= config.hard_below]
         if not hard:
             return groups
-        more = self._work.sampler.sample(
-            hard, config.group_size * (config.oversample - 1), plan, first_index=config.group_size
-        )
+        more = self._work.sampler.sample(hard, config.group_size * (config.oversample - 1), plan, first_index=config.group_size)
         extra = {g.problem.id: g for g in more}
         return [_joined(g, extra.get(g.problem.id)) for g in groups]
 

@@ -63,9 +63,7 @@ def flatten(documents: Sequence[Document], device: torch.device | str = "cpu") -
     targets = torch.tensor([t for d in documents for t in d.ids[1:]])
     mask = torch.cat([torch.arange(1, len(d.ids)) >= d.first_target for d in documents])
     owner = torch.arange(len(documents)).repeat_interleave(torch.tensor(lengths))
-    return Flat(
-        ids.to(device), targets.to(device), mask.to(device), owner.to(device), lay_out(lengths, device), len(documents)
-    )
+    return Flat(ids.to(device), targets.to(device), mask.to(device), owner.to(device), lay_out(lengths, device), len(documents))
 
 
 def micro_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:

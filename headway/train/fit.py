@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -60,18 +60,17 @@ class Objective(Protocol[Micro]):
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """What a training did: steps done and useful tokens sent through forward and backward."""
+    """What a training did: steps done, useful tokens sent through forward and backward, and what the stage adds."""
 
     steps: int
     train_tokens: int
+    notes: dict[str, Any] = field(default_factory=dict[str, Any])
 
 
 Show = Callable[[int, int, dict[str, Any]], None]  # (steps done, steps in all, the step's row)
 
 
-def fit(
-    model: Decoder, objective: Objective[Any], config: StageConfig, steps: int, folder: StageFolder, show: Show
-) -> Fitted:
+def fit(model: Decoder, objective: Objective[Any], config: StageConfig, steps: int, folder: StageFolder, show: Show) -> Fitted:
     """Train `model` in place for `steps` steps, or until the objective ends it; resumes from `folder` if it can.
 
     Raises FloatingPointError when a gradient is not finite: the weights are then those before that step.

@@ -54,19 +54,13 @@ def update(optimizer: torch.optim.AdamW, model: nn.Module, lr: float, clip_norm:
 def optimizer_tensors(optimizer: torch.optim.AdamW, model: nn.Module) -> dict[str, Tensor]:
     """The optimizer's state by parameter name: `NAME.exp_avg`, `NAME.exp_avg_sq` and `NAME.step`."""
     names = {id(p): name for name, p in model.named_parameters()}
-    return {
-        f"{names[id(p)]}.{key}": value.contiguous()
-        for p, state in optimizer.state.items()
-        for key, value in state.items()
-    }
+    return {f"{names[id(p)]}.{key}": value.contiguous() for p, state in optimizer.state.items() for key, value in state.items()}
 
 
 def load_optimizer(optimizer: torch.optim.AdamW, model: nn.Module, tensors: dict[str, Tensor]) -> None:
     """Put back what `optimizer_tensors` gave."""
     for name, parameter in model.named_parameters():
-        found = {
-            key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.rpartition(".")[0] == name
-        }
+        found = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.rpartition(".")[0] == name}
         if found:
             optimizer.state[parameter] = {
                 key: value.cpu() if key == "step" else value.to(parameter.device) for key, value in found.items()

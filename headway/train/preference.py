@@ -73,9 +73,7 @@ class Preference:
         self._total = len(numbers)
         self._chosen_tokens = sum(self._pairs[i].chosen.num_targets for i in numbers)
         parts = micro_batches([self._pairs[i].num_tokens for i in numbers], self._config.micro_batch_tokens)
-        yield [
-            pair_batch(self._pairs, [numbers[i] for i in part], self._reference, self._model.device) for part in parts
-        ]
+        yield [pair_batch(self._pairs, [numbers[i] for i in part], self._reference, self._model.device) for part in parts]
 
     def loss(self, micro: PairBatch) -> tuple[Tensor, dict[str, float]]:
         """The micro-batch's share of the mean loss a pair."""
@@ -117,9 +115,7 @@ class Preference:
         return {}
 
 
-def pair_batch(
-    pairs: Sequence[DocumentPair], numbers: Sequence[int], reference: Tensor, device: torch.device
-) -> PairBatch:
+def pair_batch(pairs: Sequence[DocumentPair], numbers: Sequence[int], reference: Tensor, device: torch.device) -> PairBatch:
     """Lay the pairs with these numbers end to end."""
     documents = [pairs[i].chosen for i in numbers] + [pairs[i].rejected for i in numbers]
     known = torch.cat([reference[list(numbers), 0], reference[list(numbers), 1]]).to(device)

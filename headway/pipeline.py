@@ -1,0 +1,221 @@
+"""The whole recipe in one function. Read this file first.
+
+    problems -> teacher -> [base] -> midtrain -> sft -> dpo -> rl        after each: evaluate on held-out problems
+                                                                         at the end: results.json, report.html
+
+Every part asks the run's folder whether it is done, so the same command goes on where a killed one was. It does not know how
+a stage works (`stages/`), what a query keeps (`store/queries`), or how the command line looks (`cli`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from headway.config import STAGES, Recipe
+from headway.engine.engine import Engine
+from headway.errors import ConfigError, RunError
+from headway.evaluate.benchmark import evaluate, score
+from headway.model.checkpoint import load_decoder, read_extra, save_decoder
+from headway.model.config import DecoderConfig
+from headway.model.tokenizer import Tokenizer
+from headway.model.transformer import Decoder, initialise
+from headway.problems.gather import gather
+from headway.report.page import write_page
+from headway.runs import Run
+from headway.sample import Sampler
+from headway.stages.base import train_base
+from headway.stages.dpo import learn_preferences
+from headway.stages.midtrain import midtrain
+from headway.stages.rl import reinforce
+from headway.stages.sft import finetune
+from headway.stages.teacher import teach
+from headway.stages.workspace import Tell, Workspace, frozen
+from headway.store.queries import heldout_problems, training_problems
+from headway.store.store import Store
+from headway.train.fit import Fitted
+from headway.types import Problem
+from headway.verify.judge import Verifier
+
+START = "base"  # the name of the first measurement: the model that the recipe starts from
+
+_TRAIN: dict[str, Callable[[Workspace], Fitted]] = {
+    "base": train_base,
+    "midtrain": midtrain,
+    "sft": finetune,
+    "dpo": learn_preferences,
+    "rl": reinforce,
+}
+
+
+def run_recipe(
+    recipe: Recipe,
+    origin: str,
+    root: Path,
+    tell: Tell,
+    until: str = "",
+    only: str = "",
+    on_stage: Callable[[Run], None] = lambda run: None,
+) -> Path:
+    """Run a recipe in `root/NAME` and return that folder; `until` ends after a stage, `only` runs no other stage.
+
+    Calls `on_stage(run)` after each measured stage. Raises HeadwayError for everything that the user can mend.
+    """
+    for name in filter(None, (until, only)):
+        if name not in recipe.stages:
+            raise ConfigError(f"the recipe {recipe.name} has no stage {name!r}; it has {', '.join(recipe.stages)}")
+    _set_up(recipe)
+    with Run.open(root, recipe, origin) as run, Verifier() as verifier:
+        store = Store(run.folder / "store")
+        _problems(run, store, verifier, tell)
+        work = _workspace(run, store, verifier, tell)
+        heldout = heldout_problems(store, limit=recipe.evaluate.problems, seed=0).rows
+        measured: str | None = None
+        for stage in (START, *(s for s in recipe.stages if s != START)):
+            if run.done(stage):
+                measured = stage
+                continue
+            if only and stage not in (only, START):
+                if STAGES.index(stage) < STAGES.index(only):
+                    raise RunError(f"{run.folder}: stage {stage} comes before {only} and is not done; run it first")
+                break
+            _stage(work, stage, measured, heldout)
+            measured = stage
+            _results(run)
+            on_stage(run)
+            if stage == until:
+                break
+        _results(run)
+        write_page(run.folder)
+        return run.folder
+
+
+def _set_up(recipe: Recipe) -> None:
+    """Threads and number formats, once."""
+    torch.set_num_threads(recipe.threads or os.cpu_count() or 1)
+    torch.set_float32_matmul_precision("highest")
+
+
+def device_of(recipe: Recipe) -> torch.device:
+    """The recipe's device; "auto" takes CUDA, then Apple's, then the CPU. Raises ConfigError where it is not there."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if recipe.device == "auto":
+        return torch.device("cuda" if there["cuda"] else "cpu")
+    if not there[recipe.device]:
+        raise ConfigError(f"'device' = {recipe.device!r}: this machine has none")
+    return torch.device(recipe.device)
+
+
+def _problems(run: Run, store: Store, verifier: Verifier, tell: Tell) -> None:
+    """Gather, check and store all problems, once."""
+    if run.done("problems"):
+        return
+    tell("problems", 0, 1, {})
+    found, funnels = gather(run.recipe.problems, verifier.verifies_itself, run.recipe.seed)
+    store.add_problems(found, "problems")
+    for funnel in funnels:
+        run.freeze(f"problems-{funnel.name.replace(' ', '-')}", frozen(funnel, [], store.versions()))
+    tell("problems", 1, 1, {"problems": len(found)})
+    run.finish("problems", {"problems": len(found)})
+
+
+def _workspace(run: Run, store: Store, verifier: Verifier, tell: Tell) -> Workspace:
+    """The policy as the recipe starts it, its tokenizer, and the teacher's rollouts in the store."""
+    recipe, source = run.recipe, run.recipe.model
+    device = device_of(recipe)
+    if source.checkpoint:
+        tokenizer = Tokenizer.load(source.checkpoint, source.gguf_file)
+        model = load_decoder(source.checkpoint, gguf_file=source.gguf_file, device=device)
+        tokenizer.check_fits(model.config.vocab_size)
+    else:
+        tokenizer = _new_tokenizer(run, store)
+        model = initialise(_shape(recipe, tokenizer.size), recipe.seed).to(device)
+    sampler = Sampler(Engine(model, tokenizer.stop_ids), tokenizer, verifier, recipe.problems.instruction, recipe.seed)
+    work = Workspace(recipe, run, store, tokenizer, model, sampler, tell)
+    teach(work, verifier)
+    return work
+
+
+def _new_tokenizer(run: Run, store: Store) -> Tokenizer:
+    """Train the tokenizer on the training questions, once, and keep it in the run's folder."""
+    recipe = run.recipe
+    texts = [f"{p.question}\n{recipe.problems.instruction}\n\\boxed{{{p.reference}}}" for p in training_problems(store).rows]
+    return Tokenizer.train(texts, recipe.model.vocabulary)
+
+
+def _shape(recipe: Recipe, vocabulary: int) -> DecoderConfig:
+    source = recipe.model
+    if source.width % source.heads or source.heads % source.kv_heads:
+        raise ConfigError(
+            f"'model': width {source.width} must divide into heads {source.heads}, and heads into kv_heads {source.kv_heads}"
+        )
+    return DecoderConfig(
+        vocab_size=vocabulary,
+        width=source.width,
+        layers=source.layers,
+        heads=source.heads,
+        kv_heads=source.kv_heads,
+        head_dim=source.width // source.heads,
+        mlp_width=source.mlp_width,
+        rope_theta=source.rope_theta,
+        max_positions=source.max_positions,
+    )
+
+
+def _stage(work: Workspace, stage: str, previous: str | None, heldout: list[Problem]) -> None:
+    """Train one stage, keep its weights, measure it against the stage before, and write its record."""
+    run = work.run
+    clock = run.clock(stage)
+    if previous is not None:
+        _load_weights(work.model, run, previous)
+    trained: dict[str, Any] = {"train_tokens": 0, "steps": 0}
+    if getattr(work.recipe, stage) is not None:
+        trained = _train(work, stage)
+
+    def show(done: int, total: int, rate: float) -> None:
+        work.tell(f"{stage}: evaluation", done, total, {"tokens_per_s": rate} if rate else {})
+
+    evaluate(work.sampler, work.store, heldout, work.recipe.evaluate, stage, f"{work.recipe.name}/{stage}", show)
+    families = {problem.id: problem.family for problem in heldout}
+    record = {"stage": stage} | score(work.store, stage, previous, families, work.recipe.evaluate.samples)
+    run.save_usage()
+    run.finish(stage, record | trained | {"wall_s": round(clock.seconds, 1)})
+
+
+def _train(work: Workspace, stage: str) -> dict[str, Any]:
+    """Train, or load what an earlier process trained; the stage's numbers, kept beside the weights."""
+    points = work.run.checkpoints(stage)
+    if points.final.exists():
+        return _load_weights(work.model, work.run, stage)
+    fitted = _TRAIN[stage](work)
+    numbers = {"train_tokens": fitted.train_tokens, "steps": fitted.steps, **fitted.notes}
+    with points.save_final() as folder:
+        save_decoder(work.model, folder, work.tokenizer, {"trained": numbers})
+    return numbers
+
+
+def _load_weights(model: Decoder, run: Run, stage: str) -> dict[str, Any]:
+    """Put a finished stage's weights into the policy; the numbers kept beside them."""
+    points = run.checkpoints(stage)
+    if not points.final.exists():  # a measured checkpoint that the recipe did not train
+        return {}
+    folder = points.check_final()
+    model.load_state_dict(load_decoder(folder, device=model.device).state_dict())
+    return dict(read_extra(folder).get("trained", {}))
+
+
+def _results(run: Run) -> None:
+    """`results.json` from the records of the stages that are done."""
+    stages = [run.record(stage) for stage in STAGES if run.done(stage)]
+    run.write_results(
+        {
+            "stages": stages,
+            "seed": run.recipe.seed,
+            "recipe": run.recipe.name,
+            "peak_memory_bytes": run.peak_memory_bytes(),
+        }
+    )

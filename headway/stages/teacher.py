@@ -1,0 +1,54 @@
+"""Where the first rollouts come from: a scripted teacher, solutions that the data carries, the starting model itself.
+
+All end up in the one table with verdicts; only the queries decide who learns from them. A real teacher behind a server writes the
+same rows. It does not know which stage will want them.
+"""
+
+from __future__ import annotations
+
+from headway.config import Recipe
+from headway.problems.worked import SOLVERS, solve_all
+from headway.sample import Plan
+from headway.stages.workspace import Workspace
+from headway.store.queries import training_problems
+from headway.types import Problem, Rollout, StopReason
+from headway.verify.judge import Verifier
+
+
+def teach(work: Workspace, verifier: Verifier) -> None:
+    """Append what is missing of the teacher's rollouts and verdicts. The recipe's `teacher` section is the budget."""
+    recipe, run = work.recipe, work.run
+    if run.done("teacher"):
+        return
+    problems = training_problems(work.store).rows
+    by_id = {problem.id: problem for problem in problems}
+    written = _scripted(problems, recipe)
+    imported = [_import(problem) for problem in problems if problem.solution and problem.source in _importing(recipe)]
+    for rollouts, batch in ((written, "teacher"), (imported, "import")):
+        if rollouts and not work.store.has_batch("verdicts", batch):
+            work.store.add_rollouts(rollouts, batch)
+            work.store.add_verdicts(verifier.verdicts([(by_id[r.problem_id], r) for r in rollouts]), batch)
+    own = recipe.teacher
+    if own.own_rollouts and own.own_problems:
+        plan = Plan("teacher", 0, f"{recipe.name}/start", 1.0, 1.0, recipe.evaluate.max_tokens)
+        work.sample_stored(problems[: own.own_problems], own.own_rollouts, plan, "teacher:own", "teacher")
+    work.tell("teacher", 1, 1, {"rollouts": len(written) + len(imported)})
+    run.finish("teacher", {"scripted": len(written), "imported": len(imported)})
+
+
+def _scripted(problems: list[Problem], recipe: Recipe) -> list[Rollout]:
+    """The scripted teacher's whole budget, on the first problems of families that it knows."""
+    if not recipe.teacher.problems:
+        return []
+    known = [problem for problem in problems if problem.family in SOLVERS]
+    return solve_all(known[: recipe.teacher.problems], recipe.teacher, recipe.seed)
+
+
+def _importing(recipe: Recipe) -> set[str]:
+    """Names of the sources whose own solutions are wanted."""
+    return {source.name or source.data for source in recipe.problems.sources if source.solutions}
+
+
+def _import(problem: Problem) -> Rollout:
+    """The data set's own worked solution as a rollout of its source."""
+    return Rollout.make(problem.id, "import", 0, 0, problem.source, problem.solution, stop_reason=StopReason.IMPORTED)
