@@ -20,6 +20,7 @@ from fractions import Fraction
 from headway.verify import numbers
 from headway.verify.expression import Tree
 from headway.verify.notation import plain, squeezed
+from headway.verify.roots import have_different_roots
 from headway.verify.shape import MAX_ANSWER, Items, Matrix, Opaque, Relation, Shape, Value, Words, quick_number, read
 
 FLOAT_DIGITS = 10  # a decimal with this many significant digits is a printed float, and may be rounded
@@ -271,7 +272,7 @@ def _compare_equations(left: Relation, right: Relation) -> Comparison:
     factor = _constant_ratio(first, second)
     if factor is not None:
         return _EQUAL
-    apart = numbers.have_different_roots(first, second)
+    apart = have_different_roots(first, second)
     return Comparison(False, "values_differ") if apart else Comparison(None, "equations")
 
 
@@ -287,7 +288,7 @@ def _compare_inequalities(left: Relation, right: Relation) -> Comparison:
     if factor is not None:
         same = abs(factor.imag) < 1e-9 and factor.real > 0
         return Comparison(same, "equal" if same else "values_differ")
-    apart = numbers.have_different_roots(first, second)
+    apart = have_different_roots(first, second)
     return Comparison(False, "values_differ") if apart else Comparison(None, "inequalities")
 
 

@@ -15,6 +15,7 @@ from functools import lru_cache
 from headway.verify import numbers
 from headway.verify.expression import Tree, Unreadable, parse
 from headway.verify.notation import enclosed, plain, split
+from headway.verify.units import PERCENT, is_measured, split_unit
 
 MAX_ANSWER = 8_000  # characters of an answer that is looked into
 MAX_ITEMS = 64
@@ -76,7 +77,6 @@ class Opaque:
 
 Shape = Value | Words | Items | Matrix | Relation | Opaque
 
-_WHOLE = re.compile(r"([+-]?)0*([0-9]{1,400})")
 _PLAIN_NUMBER = re.compile(r"([+-]?) ?([0-9]{1,400}|[0-9]{1,3}(?:,[0-9]{3}){1,100})?(?:\.([0-9]{0,400}))?")
 _PLAIN_FRACTION = re.compile(
     r"([+-]?) ?(?:\\frac *\{([+-]?[0-9]{1,400})\} *\{([0-9]{1,400})\}|([0-9]{1,400}) ?/ ?([0-9]{1,400}))"
@@ -88,39 +88,9 @@ _RELATIONS = frozenset({"=", "<", ">", "\\le", "\\ge", "\\ne", "\\in", "\\approx
 _FLIPPED = {">": "<", "\\ge": "\\le"}
 _WORD_TEXT = re.compile(r"[A-Za-zÀ-ɏ]+(?:[ '’.\-]{1,2}[A-Za-zÀ-ɏ]+)*\.?|[^\x00-ɏ]+")
 _TEXT = re.compile(r"\\text ?\{([^{}]*)\}")
-_CURRENCY = re.compile(r"([+-]?) ?(?:\\dollar|[€£¥₹]|\\pounds|\\euro|USD|US) ?([+-]?)(?=[0-9.])")
-_UNIT_TEXT = re.compile(
-    r"(.*[0-9A-Za-z})!]) ?\\text ?\{ ?([^{}=]*?) ?\}"
-    r"(?: ?\^ ?\{?([23])\}?| ?\\text ?\{[^{}]*\})?(?: ?\^ ?\{?([23])\}?)?",
-    re.DOTALL,
-)
-_UNIT_NAMES = (
-    r"degrees?|dollars?|cents?|bucks?|euros?|pounds?|percent(?:age)?|hours?|hrs?|minutes?|mins?|seconds?|secs?|days?|weeks?|months?"
-    r"|years?|yrs?|miles?|mph|kmh|km/h|m/s|feet|foot|ft|inch(?:es)?|yards?|meters?|metres?|centimeters?|millimeters?"
-    r"|kilometers?|cm|mm|km|kg|mg|kilograms?|grams?|liters?|litres?|ml|gallons?|ounces?|oz|lbs?|units?|square|sq|cubic|radians?|rad"
-    r"|people|students?|ways|points?|times|apples?|books?|marbles?|coins?|cookies|sets?|pieces?|boxes|pages?|cups?|tons?"
-)
-_UNIT_WORD = re.compile(
-    rf"([+-]?[0-9][0-9.,/ ]*|.*[0-9}})]) ?((?:(?:{_UNIT_NAMES})\b[ .]?|\b[a-z]{{4,20}}\b ?)+)(?:\^ ?\{{?([23])\}}?)?"
-)
-_MEASURED = re.compile(
-    r"(?:\\dollar|[€£¥₹]|[+-]| )*[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?(?:%| ?\^ ?\{?\\circ\}?| ?\\dollar"
-    r"| ?(?:\\text ?\{)?[A-Za-z ]+(?:\^ ?\{?[23])?\}?)?"
-)
-_FOREIGN_UNIT = re.compile(r"([+-]?[0-9.,/]+) ?([^\x00-\x7f]+)")
-_CURRENCY_TAIL = re.compile(r"(.*[0-9]) ?(?:\\dollar|[€£¥₹])", re.DOTALL)
-_DEGREE = re.compile(r" ?\^ ?(?:\{ ?\\circ ?\}|\\circ(?![a-zA-Z]))(?: ?[CF](?![a-zA-Z]))?\Z")
-_ONE_WORD = re.compile(r"\\?[A-Za-z]")
 _FUNCTION_WORDS = re.compile(
     r"\\?(?:sqrt|sin|cos|tan|sec|csc|cot|log|ln|exp|pi|abs|Abs|arc\w+|asin|acos|atan|floor|ceil|infinity|infty|oo|theta|alpha|beta)"
 )
-_UNIT_SYNONYMS: dict[str, str] = {
-    "cm": "centimeter", "mm": "millimeter", "km": "kilometer", "m": "meter", "metre": "meter", "litre": "liter",
-    "l": "liter", "ml": "milliliter", "kg": "kilogram", "g": "gram", "mg": "milligram", "lb": "pound", "oz": "ounce",
-    "ft": "foot", "feet": "foot", "in": "inch", "inche": "inch", "hr": "hour", "h": "hour", "min": "minute",
-    "sec": "second", "s": "second", "yr": "year", "rad": "radian", "buck": "dollar", "sq": "square", "mi": "mile",
-    "people": "person", "unit": "", "ways": "", "way": "", "time": "",
-}  # fmt: skip
 
 
 @lru_cache(maxsize=8_192)
@@ -175,7 +145,7 @@ def _shape(text: str, depth: int) -> Shape:
         inner = _TEXT.sub(r"\1", text).strip()
         if inner and not _WORD_TEXT.fullmatch(inner):
             return _shape(inner, depth + 1)
-    if "," in text and _MEASURED.fullmatch(text):
+    if "," in text and is_measured(text):
         return _value(text.replace(",", ""))
     words = _words(text)
     if words is not None:
@@ -324,37 +294,9 @@ def _both_signs(text: str, depth: int) -> Shape | None:
 
 def _value(text: str) -> Shape:
     """One expression with what may surround it: currency, percent, unit."""
-    unit = ""
-    percent = False
-    core = text
-    money = _CURRENCY.match(core)
-    if money:
-        core, unit = (money.group(1) or money.group(2)) + core[money.end() :], "dollar"
-    else:
-        money = _CURRENCY_TAIL.fullmatch(core)
-        if money:
-            core, unit = money.group(1), "dollar"
-    if core.endswith("%"):
-        core, percent = core[:-1].strip(), True
-    else:
-        degree = _DEGREE.search(core)
-        if degree:
-            core, unit = core[: degree.start()], "degree"
-    match = None if unit or percent else _with_unit(core)
-    if match:
-        word = _canonical_unit(match.group(2), next((g for g in match.groups()[2:] if g), ""))
-        share = word in ("percent", "percentage")
-        found = _read_value(match.group(1).strip(), text, share, "" if share else word)
-        if found is not None:
-            return found
-    return _read_value(core, text, percent, unit) or Opaque(text)
-
-
-def _with_unit(core: str) -> re.Match[str] | None:
-    match = _UNIT_TEXT.fullmatch(core) or _UNIT_WORD.fullmatch(core) or _FOREIGN_UNIT.fullmatch(core)
-    if match is None:
-        return None
-    return None if any(_FUNCTION_WORDS.fullmatch(word) for word in match.group(2).split()) else match
+    core, unit = split_unit(text)
+    percent = unit == PERCENT
+    return _read_value(core, text, percent, "" if percent else unit) or _read_value(text, text, False, "") or Opaque(text)
 
 
 def _read_value(core: str, text: str, percent: bool, unit: str) -> Value | None:
@@ -367,12 +309,3 @@ def _read_value(core: str, text: str, percent: bool, unit: str) -> Value | None:
         return Value(text, tree, numbers.exact(tree), None, percent, unit)
     except (Unreadable, ZeroDivisionError):
         return None
-
-
-def _canonical_unit(words: str, power: str) -> str:
-    names: list[str] = []
-    for word in re.findall(r"[a-zA-Z/]+", words.lower()):
-        singular = word if word in _UNIT_SYNONYMS or len(word) < 3 or word.endswith("ss") else word.removesuffix("s")
-        names.append(_UNIT_SYNONYMS.get(singular, singular))
-    kind = {"2": "square ", "3": "cubic "}.get(power, "")
-    return (kind + " ".join(name for name in names if name)).strip()

@@ -137,7 +137,22 @@ def test_unreadable_expressions_are_refused(text):
 
 
 @pytest.mark.parametrize(
-    "unit", ["(1,2),", "\\{", "\\cup[0,1]", "\\pm 1", "\\begin{pmatrix}", "%", "^{x", "-", "\\frac{1}{1+", "x="]
+    "unit",
+    [
+        "(1,2),",
+        "\\{",
+        "\\cup[0,1]",
+        "\\pm 1",
+        "\\begin{pmatrix}",
+        "%",
+        "^{x",
+        "-",
+        "5 hours ",
+        "a b-",
+        "x_1:",
+        "\\frac{1}{1+",
+        "x=",
+    ],
 )
 @pytest.mark.parametrize("times", [3, 200, 20_000])
 def test_hostile_answers_are_no_crash_and_not_equal(unit, times):
