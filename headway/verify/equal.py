@@ -176,6 +176,8 @@ def _compare_items(left: Shape, right: Shape) -> Comparison:
             return compare(single, listed.items[0])
         if isinstance(single, Matrix) and listed.opener == "(":
             return Comparison(None, "kinds_differ")  # a vector written as a tuple?
+        if left is single and not listed.opener and all(compare(single, item).same for item in listed.items):
+            return Comparison(True, "repeated")  # one answer in several forms
         return Comparison(False, "kinds_differ" if listed.opener else "counts_differ")
     if left.opener == right.opener and left.closer == right.closer and left.opener not in ("", "\\{", "cup"):
         return _in_order(left.items, right.items)
