@@ -117,20 +117,26 @@ def show(
     found = store.find(prefix)
     if isinstance(found, Rollout):
         _print_record("rollout", found)
-        for verdict in store.verdicts_of(found.id):
-            _print_record("verdict", verdict)
+        for verdict in store.sql(_VERDICTS_OF.format(_quoted(found.id))).to_pylist():
+            print("verdict:", *(_cell(value) for value in verdict.values()))
         _print_record("problem", store.find(found.problem_id))
     else:
         _print_record("problem", found)
-        rows = store.sql(_ROLLOUTS_OF, [found.id])
+        rows = store.sql(_ROLLOUTS_OF.format(_quoted(found.id)))
         _print_rows(rows.column_names, [list(row.values()) for row in rows.to_pylist()])
 
 
+_VERDICTS_OF = "select verifier, outcome, reason, answer from verdicts where rollout_id = {} order by verifier"
 _ROLLOUTS_OF = """
     select rollouts.id as rollout, sampler, step, index, stop_reason, num_tokens, verifier, outcome, answer
     from rollouts left join verdicts on verdicts.rollout_id = rollouts.id
-    where problem_id = ? order by sampler, step, index, verifier, rollouts.id
+    where problem_id = {} order by sampler, step, index, verifier, rollouts.id
 """
+
+
+def _quoted(text: str) -> str:
+    """A text as an SQL literal."""
+    return "'" + text.replace("'", "''") + "'"
 
 
 def _print_record(kind: str, record: Any) -> None:

@@ -150,9 +150,7 @@ def refusing(path: Path, size: int | None = None) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        wanted = (
-            f" ({size} bytes)" if size is not None and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else ""
-        )
+        wanted = f" ({size} bytes)" if size is not None and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else ""
         raise RunError(f"cannot write {path}{wanted}: {error.strerror or error}") from error
 
 

@@ -122,9 +122,7 @@ class Checkpoints:
         """All resume points by step; whole or not."""
         found = self.folder.glob("step-*") if self.folder.is_dir() else ()
         matches = ((re.fullmatch(r"step-(\d+)", path.name), path) for path in found)
-        return sorted(
-            (ResumePoint(int(match[1]), path) for match, path in matches if match), key=lambda point: point.step
-        )
+        return sorted((ResumePoint(int(match[1]), path) for match, path in matches if match), key=lambda point: point.step)
 
     def _before(self, points: list[ResumePoint]) -> str:
         """What is left without the newest point, in words."""
@@ -267,9 +265,7 @@ class Run:
         change = first_difference(last, now)
         if change:
             write_json(path, kept | {"resumed_with": [*kept["resumed_with"], now]})
-            self.notes += (
-                f"the environment changed since this run began ({change}): its numbers may not repeat exactly",
-            )
+            self.notes += (f"the environment changed since this run began ({change}): its numbers may not repeat exactly",)
 
 
 def first_difference(old: Any, new: Any, key: str = "") -> str:
@@ -279,11 +275,7 @@ def first_difference(old: Any, new: Any, key: str = "") -> str:
     elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         pairs = [(str(index), *pair) for index, pair in enumerate(zip(old, new, strict=True))]
     else:
-        return (
-            ""
-            if old == new and isinstance(old, bool) == isinstance(new, bool)
-            else f"{key}: {_show(old)} -> {_show(new)}"
-        )
+        return "" if old == new and isinstance(old, bool) == isinstance(new, bool) else f"{key}: {_show(old)} -> {_show(new)}"
     found = (first_difference(a, b, f"{key}.{name}" if key else name) for name, a, b in pairs)
     return next(filter(None, found), "")
 

@@ -194,7 +194,7 @@ def test_show_prints_a_rollout_with_its_verdict_and_problem(capsys, run_with_rol
     _, ids, _ = run_here(capsys, "sql", "select id from rollouts where index = 1", "--run", run_with_rollouts)
     code, output, _ = run_here(capsys, "show", ids.split()[1][:12], "--run", run_with_rollouts)
     assert code == 0
-    for part in ("rollout:", "verdict:", "problem:", "outcome: wrong", "step: 4", "token_ids: (2)", "reference: 2"):
+    for part in ("rollout:", "verdict: rules@1 wrong", "problem:", "step: 4", "token_ids: (2)", "reference: 2"):
         assert part in output
     assert "  text: \n    It is \\x1b[31m3\\x07\n    \\boxed{3}\n" in output
     assert "  question: \n    What is\n    1 + 1?\n" in output

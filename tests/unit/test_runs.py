@@ -252,15 +252,15 @@ import hashlib, json, sys
 sys.path.insert(0, sys.argv[2])
 from pathlib import Path
 from test_runs import start, save
+print("imported", flush=True)
 run = start(Path(sys.argv[1]))
-print("open", flush=True)
 metrics, points = run.metrics("base"), run.checkpoints("base")
 run.clock("base")
 if not run.done("base"):
     point = points.latest()
     step, state = (0, b"") if point is None else (point.step, (point.path / "model.bin").read_bytes())
     metrics.rewind(step)
-    while step < 400:
+    while step < 1200:
         step += 1
         state = hashlib.sha256(state + str(step).encode()).digest()
         metrics.append({"step": step, "loss": int.from_bytes(state[:4], "big") / 2**32})
@@ -287,9 +287,9 @@ def test_killed_at_random_moments_and_resumed_is_the_same_bytes(tmp_path):
 
     subprocess.run(command(tmp_path / "calm"), check=True, stdout=subprocess.DEVNULL)
     expected = outcome(tmp_path / "calm")
-    assert len(expected["metrics/base.jsonl"].splitlines()) == 400
+    assert len(expected["metrics/base.jsonl"].splitlines()) == 1200
     state = b""  # by hand: the chain of hashes that the trainer above makes
-    for step in range(1, 401):
+    for step in range(1, 1201):
         state = hashlib.sha256(state + str(step).encode()).digest()
     assert json.loads(expected["stages/base.json"]) == {"state": state.hex()}
 
@@ -301,7 +301,7 @@ def test_killed_at_random_moments_and_resumed_is_the_same_bytes(tmp_path):
             time.sleep(pick.uniform(0, 0.06))
             process.kill()
             kills += process.wait() == -signal.SIGKILL
-    assert kills >= 4
+    assert kills >= 2  # a very fast machine may be done before the last ones
     subprocess.run(command(tmp_path / "killed"), check=True, stdout=subprocess.DEVNULL)
     assert outcome(tmp_path / "killed") == expected
     assert not list((tmp_path / "killed").rglob("*.tmp-*"))
