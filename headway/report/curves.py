@@ -54,6 +54,7 @@ def glossary_list(names: set[str]) -> str:
         "majority",
         "truncated",
         "no_answer",
+        "unverifiable",
     }
     items = []
     for name, entry in ENTRIES.items():

@@ -77,6 +77,13 @@ _EVALUATION = (
         "High after SFT: the answer convention was not learned.",
     ),
     Entry(
+        "unverifiable",
+        "Could not be judged",
+        "Share of rollouts that the verifier could not judge. They leave the denominator of the accuracy: our own failure "
+        "is never the model's mistake.",
+        "Above 0: see their reasons with `headway sql`; a reference may be broken.",
+    ),
+    Entry(
         "mean_tokens",
         "Mean length",
         "Mean number of tokens a rollout, its stop token counted.",

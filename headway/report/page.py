@@ -12,7 +12,7 @@ colours (`page.css`).
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from headway.durable import read_json, write_atomic
@@ -20,7 +20,7 @@ from headway.report import charts
 from headway.report.curves import curve_cards, glossary_list
 from headway.report.markup import amount, duration, escape, listed, p_value, percent, points, size
 from headway.report.rollouts import rollout_section
-from headway.report.tables import ALPHA, RunResults, StageRow, curves, funnels, read_run, readings
+from headway.report.tables import ALPHA, RunResults, StageRow, curves, funnels, read_run, readings, reports
 from headway.types import Funnel
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
@@ -47,10 +47,11 @@ def page(run_dir: str | Path) -> str:
     drawn = curves(run_dir)
     stages = [row.stage for row in run.stages]
     shown = readings(run_dir, stages) if (Path(run_dir) / "store").is_dir() else []
+    sieves = _funnels(funnels(run_dir), reports(run_dir))
     sections = [
         _staircase_section(run),
         _section("curves", "Each optimizer step of each stage. Hover to read a value.", curve_cards(drawn)),
-        _section("funnels", "Every row that a selection looked at is in exactly one bin.", _funnels(funnels(run_dir))),
+        _section("funnels", "Every row that a selection looked at is in exactly one bin.", sieves),
         rollout_section(shown, stages),
         _section("run", "", _run_details(Path(run_dir))),
         _section("words", "", glossary_list({curve.name for curve in drawn})),
@@ -136,6 +137,7 @@ def _stage_table(rows: Sequence[StageRow]) -> str:
     heads += [f"pass@{k}" for k in ks]
     heads += ["majority"] if any(row.majority is not None for row in rows) else []
     heads += ["truncated", "no answer"]
+    heads += ["could not be judged"] if any(row.unverifiable for row in rows) else []
     heads += ["mean length"] if any(row.mean_tokens is not None for row in rows) else []
     heads += ["tokens trained", "time"]
     body = []
@@ -148,6 +150,7 @@ def _stage_table(rows: Sequence[StageRow]) -> str:
         cells += [percent(row.pass_at_k.get(k)) for k in ks]
         cells += [percent(row.majority)] if "majority" in heads else []
         cells += [percent(row.truncated), percent(row.no_answer)]
+        cells += [percent(row.unverifiable)] if "could not be judged" in heads else []
         cells += [amount(row.mean_tokens)] if "mean length" in heads else []
         cells += [amount(row.train_tokens), duration(row.wall_s)]
         body.append((row.stage, [f"<td>{cell}</td>" for cell in cells]))
@@ -180,22 +183,28 @@ def _interval(row: StageRow) -> str:
     return f"{100 * row.ci_low:.1f} to {100 * row.ci_high:.1f}"
 
 
-def _funnels(found: Sequence[tuple[str, Funnel]]) -> str:
+def _funnels(found: Sequence[tuple[str, Funnel]], kept: Mapping[str, Mapping[str, float]]) -> str:
     if not found:
         return '<p class="quiet">The run holds no selection.</p>'
-    return "".join(_sieve(selection, funnel) for selection, funnel in found)
+    return "".join(_sieve(selection, funnel, kept.get(selection, {})) for selection, funnel in found)
 
 
-def _sieve(selection: str, funnel: Funnel) -> str:
+def _sieve(selection: str, funnel: Funnel, kept: Mapping[str, float]) -> str:
+    """One funnel: its bar, its bins, and what the kept rows are like (a float in [0, 1] is a share)."""
     name = selection if funnel.name == selection else f"{selection}: {funnel.name}"
     items = []
     for number, (reason, count) in enumerate(charts.funnel_parts(funnel)):
         kind = "kept" if number == 0 else f"l{(number - 1) % 4}"
         share = f" ({percent(count / funnel.considered)})" if funnel.considered else ""
         items.append(f'<li class="{kind}">{escape(reason)} {count:,}{share}</li>')
+    facts = [
+        f"{escape(key.replace('_', ' '))} {percent(value) if isinstance(value, float) and 0 <= value <= 1 else amount(value)}"
+        for key, value in kept.items()
+    ]
+    note = f'<p class="note">Of the kept: {" · ".join(facts)}</p>' if facts else ""
     return (
         f'<div class="sieve"><div class="head"><h3>{escape(name)}</h3><span class="quiet">kept {funnel.kept:,} of '
-        f"{funnel.considered:,}</span></div>{charts.funnel(funnel)}<ul>{''.join(items)}</ul></div>"
+        f"{funnel.considered:,}</span></div>{charts.funnel(funnel)}<ul>{''.join(items)}</ul>{note}</div>"
     )
 
 

@@ -16,6 +16,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from headway.errors import RunError
 from headway.evaluate.metrics import rates, tally
@@ -78,7 +79,7 @@ def open_store(run_dir: str | Path) -> Store:
     path = Path(run_dir) / "store"
     if not path.is_dir():
         raise RunError(f"{path} is missing: there are no rollouts to read")
-    return Store(path)
+    return Store(path, create=False)
 
 
 def judged(store: Store, stage: str) -> list[Judged]:
@@ -158,12 +159,8 @@ def _with_texts(
     """Fetch the texts of the picked rollouts and their problems; the chosen problems first."""
     if not picked:
         return []
-    rollout_ids = ", ".join(_literal(row.id) for _, row, _ in picked)
-    problem_ids = ", ".join(_literal(row.problem_id) for _, row, _ in picked)
-    columns = "id, text, stop_reason, num_tokens"
-    rollouts = {row["id"]: row for row in store.sql(f"SELECT {columns} FROM rollouts WHERE id IN ({rollout_ids})").to_pylist()}
-    columns = "id, family, question, reference"
-    problems = {row["id"]: row for row in store.sql(f"SELECT {columns} FROM problems WHERE id IN ({problem_ids})").to_pylist()}
+    rollouts = _by_id(store, "rollouts", "id, text, stop_reason, num_tokens", [row.id for _, row, _ in picked])
+    problems = _by_id(store, "problems", "id, family, question, reference", [row.problem_id for _, row, _ in picked])
     counts = {stage: tally((row.problem_id, row.outcome) for row in rows) for stage, rows in by_stage.items()}
     absent = {"family": "", "question": "(the problem is not in the table)", "reference": ""}
     found: list[Reading] = []
@@ -193,6 +190,11 @@ def _with_texts(
     place = {problem_id: number for number, problem_id in enumerate(order)}
     rank = {stage: number for number, stage in enumerate(by_stage)}
     return sorted(found, key=lambda r: (place.get(r.problem_id, len(place)), r.problem_id, rank[r.stage], r.index))
+
+
+def _by_id(store: Store, table: str, columns: str, ids: list[str]) -> dict[str, dict[str, Any]]:
+    wanted = ", ".join(map(_literal, ids))
+    return {row["id"]: row for row in store.sql(f"SELECT {columns} FROM {table} WHERE id IN ({wanted})").to_pylist()}
 
 
 def _literal(text: str) -> str:

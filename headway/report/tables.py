@@ -2,7 +2,7 @@
 
     results.json         -> read_run  -> RunResults(stages=[StageRow, ...])
     metrics/STAGE.jsonl  -> curves    -> [Curve(stage, name, steps, values), ...]
-    selections/NAME.json -> funnels   -> [(NAME, Funnel), ...]
+    selections/NAME.json -> funnels   -> [(NAME, Funnel), ...], and reports: what the kept rows are like
 
 It computes nothing that needs a model or the rollout table (`readings` and `compare` read that), and does not know how
 a number is drawn: `charts` and `page` do. Readings are re-exported here, so that one import has all tables.
@@ -38,6 +38,7 @@ __all__ = [
     "read_run",
     "readings",
     "render_staircase",
+    "reports",
     "staircase",
 ]
 
@@ -68,6 +69,7 @@ class StageRow:
     majority: float | None = None
     families: dict[str, float] = field(default_factory=dict[str, float])
     mean_tokens: float | None = None
+    unverifiable: float = 0.0
 
     @property
     def claim(self) -> str:
@@ -153,6 +155,17 @@ def funnels(run_dir: str | Path) -> list[tuple[str, Funnel]]:
     return found
 
 
+def reports(run_dir: str | Path) -> dict[str, dict[str, float]]:
+    """What a selection says of the rows it kept (`report` in `selections/NAME.json`): NAME -> name -> number."""
+    found: dict[str, dict[str, float]] = {}
+    for path in sorted((Path(run_dir) / "selections").glob("*.json")):
+        selection = read_json(path)
+        report = selection.get("report") if isinstance(selection, dict) else None
+        if isinstance(report, dict):
+            found[path.stem] = {str(name): value for name, value in report.items() if _is_number(value)}
+    return found
+
+
 def render_staircase(run_dir: str | Path, console: Console) -> None:
     """Print the staircase as a table: accuracy with its interval, change against the stage before, and the cost."""
     run = read_run(run_dir)
@@ -211,6 +224,7 @@ def _stage_row(record: Mapping[str, Any], where: str, previous: StageRow | None)
         majority=_optional(record, "majority", where),
         families=_mapping(record, "families", where),
         mean_tokens=_optional(record, "mean_tokens", where),
+        unverifiable=_optional(record, "unverifiable", where) or 0.0,
     )
 
 

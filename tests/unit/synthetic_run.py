@@ -11,10 +11,10 @@ import math
 from pathlib import Path
 
 import numpy as np
-from headway.store.store import Store
 
 from headway.evaluate.metrics import accuracy, majority_at_k, mean_pass_at_k, paired_test, rates, tally
 from headway.runs import write_atomic
+from headway.store.store import Store
 from headway.types import Outcome, Problem, Rollout, Split, StopReason, Verdict
 
 STAGES = {"base": -2.9, "midtrain": 0.1, "sft": 0.55, "dpo": 0.65, "rl": 2.2}
@@ -39,9 +39,9 @@ def build(folder: Path, seed: int = 0, num_problems: int = 120, payloads: tuple[
                 verdicts.append(verdict)
                 judged[stage].append((problem, rollout, verdict))
     store = Store(folder / "store")
-    store.add_problems(problems)
-    store.add_rollouts(rollouts)
-    store.add_verdicts(verdicts)
+    store.add_problems(problems, "problems")
+    store.add_rollouts(rollouts, "evaluation")
+    store.add_verdicts(verdicts, "evaluation")
     _write(folder / "results.json", _results(judged, seed, payloads))
     _write(folder / "recipe.json", {"name": folder.name, "seed": seed, "sft": {"epochs": 2}, "note": payloads})
     _write(folder / "environment.json", {"started_with": {"versions": {"python": "3.11.9"}, "cores": 2}})
@@ -141,8 +141,9 @@ def _selections(folder: Path, payloads) -> None:
     for name, (considered, dropped) in funnels.items():
         reasons = dropped | dict.fromkeys(payloads, 1)
         kept = considered - sum(reasons.values())
+        more = {"report": {"pairs": kept, "chosen_longer": 0.42, "chosen_characters": 310.5}} if name == "dpo" else {}
         funnel = {"name": name, "considered": considered, "kept": kept, "dropped": reasons}
-        _write(folder / "selections" / f"{name}.json", {"name": name, "funnel": funnel, "version": 3})
+        _write(folder / "selections" / f"{name}.json", {"name": name, "funnel": funnel, "versions": {"rollouts": 3}} | more)
 
 
 def _curve_rows(stage: str, random) -> list[dict]:

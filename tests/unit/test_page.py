@@ -112,7 +112,15 @@ def test_every_section_is_there_and_the_page_is_well_formed(run):
     for name in ("headline", "staircase", "curves", "funnels", "rollouts", "run", "words"):
         assert name in reader.ids
     words = "".join(reader.words)
-    for word in (*STAGES, "Validation loss", "over k a problem", "reference answer", "Resolved recipe", "Watch for"):
+    for word in (
+        *STAGES,
+        "Validation loss",
+        "over k a problem",
+        "chosen longer 42.0 %",
+        "reference answer",
+        "Resolved recipe",
+        "Watch for",
+    ):
         assert word in words
     links = {value[1:] for _, name, value in reader.attributes if name == "href"}
     assert links <= set(reader.ids), f"links to nowhere: {links - set(reader.ids)}"
