@@ -260,7 +260,7 @@ if not run.done("base"):
     point = points.latest()
     step, state = (0, b"") if point is None else (point.step, (point.path / "model.bin").read_bytes())
     metrics.rewind(step)
-    while step < 1200:
+    while step < 300:
         step += 1
         state = hashlib.sha256(state + str(step).encode()).digest()
         metrics.append({"step": step, "loss": int.from_bytes(state[:4], "big") / 2**32})
@@ -285,11 +285,16 @@ def test_killed_at_random_moments_and_resumed_is_the_same_bytes(tmp_path):
     def command(root: Path) -> list[str]:
         return [sys.executable, "-c", TRAINER, str(root), str(Path(__file__).parent)]
 
-    subprocess.run(command(tmp_path / "calm"), check=True, stdout=subprocess.DEVNULL)
+    with subprocess.Popen(command(tmp_path / "calm"), stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        begin = time.monotonic()
+        assert process.wait() == 0
+    calm_seconds = time.monotonic() - begin
     expected = outcome(tmp_path / "calm")
-    assert len(expected["metrics/base.jsonl"].splitlines()) == 1200
+    assert len(expected["metrics/base.jsonl"].splitlines()) == 300
     state = b""  # by hand: the chain of hashes that the trainer above makes
-    for step in range(1, 1201):
+    for step in range(1, 301):
         state = hashlib.sha256(state + str(step).encode()).digest()
     assert json.loads(expected["stages/base.json"]) == {"state": state.hex()}
 
@@ -298,10 +303,10 @@ def test_killed_at_random_moments_and_resumed_is_the_same_bytes(tmp_path):
         with subprocess.Popen(command(tmp_path / "killed"), stdout=subprocess.PIPE) as process:
             assert process.stdout is not None
             process.stdout.readline()
-            time.sleep(pick.uniform(0, 0.06))
+            time.sleep(pick.uniform(0, calm_seconds / 5))
             process.kill()
             kills += process.wait() == -signal.SIGKILL
-    assert kills >= 2  # a very fast machine may be done before the last ones
+    assert kills >= 2  # the last ones may find it done
     subprocess.run(command(tmp_path / "killed"), check=True, stdout=subprocess.DEVNULL)
     assert outcome(tmp_path / "killed") == expected
     assert not list((tmp_path / "killed").rglob("*.tmp-*"))
