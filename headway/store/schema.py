@@ -1,0 +1,193 @@
+"""The columns of the three tables, declared once: from the records of `types`. Everything else is derived from them.
+
+    Problem, Rollout, Verdict --> TABLES --> pyarrow schema, rows both ways, docs/store.md
+
+Beside a record's fields each table has `place`: the row's number in its table (0, 1, 2, ... in the order of writing). There
+are no timestamps: two runs of one recipe write equal tables, row for row.
+
+This file does not know where the tables lie, nor how they are read or written.
+"""
+
+# pyright: basic
+# (pyarrow's types are partial)
+
+from __future__ import annotations
+
+import types
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from typing import Any, get_args, get_origin, get_type_hints
+
+import pyarrow as pa
+
+from headway.errors import StoreError
+from headway.types import Problem, Rollout, Verdict
+
+PLACE = "place"
+HEAVY = ("token_ids", "logprobs")  # read only when asked for
+
+_MEANING: dict[str, dict[str, str]] = {
+    "problems": {
+        PLACE: "number of the row in the table, from 0, in the order of writing",
+        "id": "content id of (question, reference): the same question from two files is one problem",
+        "source": "the recipe's name of where it comes from",
+        "family": "kind of problem; difficulties are only compared within one",
+        "question": "the question as text, without the prompt around it",
+        "reference": "the right final answer; the verifier accepted it before the problem entered",
+        "split": "which work it may be used for: `train`, `validation` or `heldout`",
+        "difficulty": "the source's own scale",
+        "solution": "a worked solution that the source carries, or empty",
+        "metadata": "what else the source knows, a JSON object as text",
+    },
+    "rollouts": {
+        PLACE: "number of the row in the table, from 0, in the order of writing",
+        "id": "content id of the rollout's coordinates and text",
+        "problem_id": "`problems.id`",
+        "sampler": "what asked for it: `teacher`, `import`, `dpo`, `rl`, `rl:lengths` or `eval:STAGE`",
+        "step": "optimizer step of the policy; 0 outside RL",
+        "index": 'which sample of its problem\'s group (a reserved word: write `"index"`)',
+        "policy": "which weights, or which teacher, wrote it",
+        "text": "the completion as text, without the stop token",
+        "stop_reason": "`stop` (the model ended), `length` (cut at the limit) or `imported` (complete as it stands)",
+        "num_tokens": "length of the completion with its stop token; 0 where it was not sampled here",
+        "token_ids": "the sampled tokens; empty where it was not sampled here",
+        "logprobs": "log-probability of each token under the distribution sampled from, nats (float32)",
+        "temperature": "of sampling",
+        "top_p": "of sampling",
+    },
+    "verdicts": {
+        PLACE: "number of the row in the table, from 0, in the order of writing",
+        "rollout_id": "`rollouts.id`",
+        "verifier": "name@version; a better verifier adds rows and changes none",
+        "outcome": "`correct`, `wrong`, `no_answer` or `unverifiable`",
+        "reason": "short code",
+        "answer": "the extracted final answer as text, empty where there is none",
+    },
+}
+
+_ABOUT = {
+    "problems": "One row a problem. A problem that is added again is kept once: the first one stays.",
+    "rollouts": "One row a sampled or imported solution. Rows never change.",
+    "verdicts": "One row for what one verifier says of one rollout.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column: its Arrow type, what it means, and how a stored value becomes a record's."""
+
+    name: str
+    type: pa.DataType
+    meaning: str
+    kind: Any  # the record's own type: str, int, float, a StrEnum or tuple
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """One table: its record and its columns; the first column is `place`."""
+
+    name: str
+    record: type
+    columns: tuple[Column, ...]
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The Arrow schema; no column may be null."""
+        return pa.schema([pa.field(column.name, column.type, nullable=False) for column in self.columns])
+
+    @property
+    def fields(self) -> tuple[Column, ...]:
+        """The columns that are the record's fields, in its order."""
+        return self.columns[1:]
+
+    def to_arrow(self, records: Sequence[Any], first_place: int) -> pa.Table:
+        """The records as rows numbered from `first_place`. StoreError names the row and column that cannot be stored."""
+        arrays = [pa.array(range(first_place, first_place + len(records)), pa.int64())]
+        for column in self.fields:
+            values = [getattr(record, column.name) for record in records]
+            try:
+                arrays.append(pa.array(values, column.type))
+            except (pa.ArrowException, UnicodeError, TypeError, ValueError, OverflowError):
+                raise StoreError(self._unfit(column, values)) from None
+            if arrays[-1].null_count:
+                raise StoreError(self._unfit(column, values))
+        return pa.Table.from_arrays(arrays, schema=self.schema)
+
+    def _unfit(self, column: Column, values: list[Any]) -> str:
+        for number, value in enumerate(values):
+            try:
+                fits = value is not None and pa.array([value], column.type).null_count == 0
+            except (pa.ArrowException, UnicodeError, TypeError, ValueError, OverflowError):
+                fits = False
+            if not fits:
+                shown = ascii(value)[:60]
+                return f"{self.name}, row {number}: {column.name} = {shown} cannot be stored as {column.type}"
+        return f"{self.name}: the values of {column.name} cannot be stored as {column.type}"
+
+    def to_records(self, rows: pa.Table) -> list[Any]:
+        """Rows as records. A heavy column that was not read becomes ()."""
+        present = set(rows.column_names)
+        lists = []
+        for column in self.fields:
+            if column.name not in present:
+                assert column.name in HEAVY, f"{column.name} was not read"
+                lists.append([()] * rows.num_rows)
+                continue
+            lists.append(_values(rows.column(column.name).to_pylist(), column.kind))
+        return [self.record(*values) for values in zip(*lists, strict=True)]
+
+
+def _values(stored: list[Any], kind: Any) -> list[Any]:
+    """Stored values as the record's own."""
+    if kind is tuple:
+        return [tuple(value) for value in stored]
+    if isinstance(kind, type) and issubclass(kind, StrEnum):
+        known = {member.value: member for member in kind}
+        return [known[value] for value in stored]
+    return stored
+
+
+def _arrow_type(hint: Any) -> tuple[pa.DataType, Any]:
+    """A field's annotation as (Arrow type, the record's own type)."""
+    if get_origin(hint) is tuple:
+        inner = {int: pa.int32(), float: pa.float32()}[get_args(hint)[0]]
+        return pa.list_(inner), tuple
+    if issubclass(hint, str):
+        return pa.string(), hint
+    return {int: pa.int64(), float: pa.float64()}[hint], hint
+
+
+def _table(name: str, record: type) -> Table:
+    hints = get_type_hints(record)
+    meaning = _MEANING[name]
+    columns = [Column(PLACE, pa.int64(), meaning[PLACE], int)]
+    for field in fields(record):
+        stored, own = _arrow_type(hints[field.name])
+        columns.append(Column(field.name, stored, meaning[field.name], own))
+    assert list(meaning) == [column.name for column in columns], f"{name}: a column is described but not declared"
+    return Table(name, record, tuple(columns))
+
+
+TABLES = types.MappingProxyType(
+    {table.name: table for table in (_table("problems", Problem), _table("rollouts", Rollout), _table("verdicts", Verdict))}
+)
+
+
+def markdown() -> str:
+    """The page docs/store.md."""
+    parts = [
+        "# The table of rollouts",
+        "",
+        "Every solution that was ever sampled is a row; verdicts are attached, never merged in. A run keeps the three tables in",
+        "`runs/NAME/store/`, each a Delta table on Parquet. `headway sql \"SELECT ...\"` reads them as the views `problems`,",
+        "`rollouts` and `verdicts`. This page is generated from `headway/store/schema.py`.",
+    ]  # fmt: skip
+    for table in TABLES.values():
+        parts += ["", f"## {table.name}", "", _ABOUT[table.name], "", "| column | type | meaning |", "| --- | --- | --- |"]
+        parts += [f"| `{column.name}` | {_type_name(column.type)} | {column.meaning} |" for column in table.columns]
+    return "\n".join(parts) + "\n"
+
+
+def _type_name(kind: pa.DataType) -> str:
+    return f"list of {kind.value_type}" if pa.types.is_list(kind) else str(kind)

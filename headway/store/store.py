@@ -1,0 +1,322 @@
+"""The store: problems, rollouts and verdicts as three Delta tables on Parquet, written by batch, read with DuckDB.
+
+    append   batch name + rows --> one Parquet file and one commit; a batch that is there already is a no-op
+    read     the files of one version --> DuckDB views --> records, or Arrow for `sql`
+
+A commit carries two Delta application transactions: the batch's name, so that a batch is appended once however often a killed
+process repeats it, and the table's number of rows, so that two writers cannot number their rows alike: one of them meets a
+conflict, reads again and repeats. Old versions stay readable for good: nothing is rewritten and no log is cleaned up.
+
+This file does not know what the rows are for: the data sets are in `queries`. It never touches a network.
+"""
+
+# pyright: basic
+# (the types of deltalake, duckdb and pyarrow are partial)
+
+from __future__ import annotations
+
+import tempfile
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+from deltalake import CommitProperties, DeltaTable, Transaction, WriterProperties, write_deltalake
+from deltalake.exceptions import CommitFailedError, DeltaError
+
+from headway.errors import StoreError
+from headway.store.schema import HEAVY, PLACE, TABLES
+from headway.types import Problem, Rollout, Split, Verdict, content_id
+
+_ROWS = "rows"  # application transaction whose version is the table's number of rows
+_SETTINGS = {"delta.enableExpiredLogCleanup": "false", "delta.logRetentionDuration": "interval 36500 days"}
+_UNFIT = set("[]^|\\\n\r\t")  # the table engine takes a path for a URL and dies of these
+_MEMORY = "6GB"  # what one query may hold; it spills to disk beyond
+_TRIES = 100  # of a commit, when other writers keep being faster
+
+
+class Store:
+    """The three tables under one folder.
+
+    >>> store = Store("runs/tiny/store")                  # doctest: +SKIP
+    >>> store.add_problems(problems, "problems")          # doctest: +SKIP
+    >>> store.sql("SELECT count(*) FROM problems")        # doctest: +SKIP
+
+    Raises StoreError, in one line, for everything that is wrong with the folder or a request.
+    """
+
+    def __init__(self, path: str | Path, *, create: bool = True):
+        """Open the tables, or make empty ones; with `create=False` a folder without them is a StoreError."""
+        if bad := set(str(Path(path).absolute())) & _UNFIT:
+            raise StoreError(f"a table cannot lie at {str(path)!r}: its path may not hold {' '.join(map(repr, sorted(bad)))}")
+        self.path = Path(path).absolute()
+        self._pinned: dict[str, int] | None = None
+        self._lock = threading.Lock()
+        self._tables = {name: self._open(name, create) for name in TABLES}
+
+    def _open(self, name: str, create: bool) -> DeltaTable:
+        folder = self.path / name
+        try:
+            if not DeltaTable.is_deltatable(str(folder)):
+                if not create:
+                    raise StoreError(f"{self.path} holds no table of {name}; a run's table lies in runs/NAME/store")
+                folder.mkdir(parents=True, exist_ok=True)
+                DeltaTable.create(str(folder), TABLES[name].schema, mode="ignore", name=name, configuration=dict(_SETTINGS))
+            table = DeltaTable(str(folder))
+        except (DeltaError, OSError) as error:
+            raise StoreError(f"cannot open the table {folder}: {_line(error)}") from None
+        _check_columns(name, folder, table)
+        return table
+
+    def at(self, versions: Mapping[str, int]) -> Store:
+        """The store as it was at `versions()`: read only."""
+        frozen = Store.__new__(Store)
+        frozen.path, frozen._lock = self.path, self._lock
+        frozen._pinned, frozen._tables = {}, {}
+        for name in TABLES:
+            if name not in versions:
+                raise StoreError(f"versions lack {name}: a frozen selection names {', '.join(TABLES)}")
+            try:
+                frozen._tables[name] = DeltaTable(str(self.path / name), version=versions[name])
+            except (DeltaError, OSError, OverflowError) as error:
+                raise StoreError(f"{name} has no version {versions[name]} in {self.path}: {_line(error)}") from None
+            frozen._pinned[name] = versions[name]
+        return frozen
+
+    # -- writing ---------------------------------------------------------------------------------------------------
+
+    def add_problems(self, problems: Sequence[Problem], batch: str = "") -> int:
+        """Append the problems whose id is new (the first of equal ids wins). Returns how many were new; atomic."""
+        return self._append("problems", problems, batch)
+
+    def add_rollouts(self, rollouts: Sequence[Rollout], batch: str = "") -> int:
+        """Append rollouts in the given order. Returns how many rows were written: none if the batch is there; atomic."""
+        return self._append("rollouts", rollouts, batch)
+
+    def add_verdicts(self, verdicts: Sequence[Verdict], batch: str = "") -> int:
+        """Append verdicts in the given order. Returns how many rows were written: none if the batch is there; atomic."""
+        return self._append("verdicts", verdicts, batch)
+
+    def has_batch(self, table: str, batch: str) -> bool:
+        """Whether `table` ("problems", "rollouts", "verdicts") holds the batch."""
+        return self._now(table).transaction_version(_app(batch)) is not None
+
+    def _append(self, name: str, records: Sequence[Any], batch: str) -> int:
+        """One commit with the batch's rows. A batch without a name is named by its content."""
+        if self._pinned is not None:
+            raise StoreError(f"{self.path} is open at a frozen version: nothing can be added to {name}")
+        batch = batch or content_id(*records)
+        with self._lock:
+            for attempt in range(_TRIES):
+                table = self._now(name)
+                if table.transaction_version(_app(batch)) is not None:
+                    return 0
+                first = table.transaction_version(_ROWS) or 0
+                new = self._new_problems(records) if name == "problems" else records
+                try:
+                    self._commit(table, TABLES[name].to_arrow(new, first), batch, first + len(new))
+                    return len(new)
+                except CommitFailedError:  # another writer was faster: look again
+                    time.sleep(0.002 * min(attempt, 25))
+                except (DeltaError, OSError) as error:
+                    raise StoreError(f"cannot write to {self.path / name}: {_line(error)}") from None
+        raise StoreError(f"cannot write to {self.path / name}: other writers were faster {_TRIES} times")
+
+    @staticmethod
+    def _commit(table: DeltaTable, rows: pa.Table, batch: str, total: int) -> None:
+        write_deltalake(
+            table,
+            rows,
+            mode="append",
+            commit_properties=CommitProperties(
+                app_transactions=[Transaction(_app(batch), 0), Transaction(_ROWS, total)], max_commit_retries=0
+            ),
+            writer_properties=WriterProperties(compression="ZSTD"),
+        )
+
+    def _new_problems(self, problems: Sequence[Problem]) -> list[Problem]:
+        known = set(self._arrow("SELECT id FROM problems").column("id").to_pylist())
+        first: dict[str, Problem] = {}
+        for problem in problems:
+            if problem.id not in known:
+                first.setdefault(problem.id, problem)
+        return list(first.values())
+
+    # -- reading ---------------------------------------------------------------------------------------------------
+
+    def problems(
+        self,
+        where: str = "",
+        *,
+        split: Split | str | None = None,
+        source: str | None = None,
+        family: str | None = None,
+        ids: Sequence[str] | None = None,
+    ) -> list[Problem]:
+        """The problems that meet all given conditions, in the order of the table. `where` is an SQL condition of ours."""
+        return self._records("problems", {"split": split, "source": source, "family": family, "id": ids}, where=where)
+
+    def rollouts(
+        self,
+        sampler: str | Sequence[str] | None = None,
+        *,
+        step: int | None = None,
+        problem_ids: Sequence[str] | None = None,
+        ids: Sequence[str] | None = None,
+        tokens: bool = False,
+    ) -> list[Rollout]:
+        """The rollouts that meet all given conditions, in the order of the table.
+
+        `token_ids` and `logprobs` are () unless `tokens`: they are most of the bytes.
+        """
+        conditions = {"sampler": sampler, "step": step, "problem_id": problem_ids, "id": ids}
+        return self._records("rollouts", conditions, () if tokens else HEAVY)
+
+    def verdicts(self, verifier: str | None = None, *, rollout_ids: Sequence[str] | None = None) -> list[Verdict]:
+        """The verdicts that meet all given conditions, in the order of the table."""
+        return self._records("verdicts", {"verifier": verifier, "rollout_id": rollout_ids})
+
+    def verdicts_of(self, rollout_id: str) -> list[Verdict]:
+        """All verdicts of one rollout."""
+        return self.verdicts(rollout_ids=[rollout_id])
+
+    def find(self, id_prefix: str) -> Problem | Rollout:
+        """The one problem or rollout (with its tokens) whose id begins so. StoreError where there is none or several."""
+        prefix = id_prefix.strip().lower()
+        if not prefix:
+            raise StoreError("an id, or the beginning of one, is needed")
+        found: list[tuple[str, str]] = []
+        for name in ("problems", "rollouts"):
+            rows = self._arrow(f"SELECT DISTINCT id FROM {name} WHERE starts_with(id, ?) ORDER BY id LIMIT 4", [prefix])
+            found += [(name, key) for key in rows.column("id").to_pylist()]
+        if not found:
+            raise StoreError(f"no problem or rollout has an id that begins with {prefix!r}")
+        if len(found) > 1:
+            some = ", ".join(f"{key} ({name.removesuffix('s')})" for name, key in found[:4])
+            raise StoreError(f"{prefix!r} is the beginning of several ids: {some}{' ...' if len(found) > 4 else ''}")
+        name, key = found[0]
+        return self._records(name, {"id": key})[0]
+
+    def sql(self, query: str, values: Sequence[Any] = ()) -> pa.Table:
+        """The rows of one SELECT over the views `problems`, `rollouts` and `verdicts` (docs/store.md); `values` are its `?`.
+
+        It can read nothing else: no other file, no network, no writing, no settings. A bad query is a one-line StoreError.
+        """
+        with self.connect() as con:
+            try:
+                statements = con.extract_statements(query)
+                if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
+                    raise StoreError("sql takes one SELECT over problems, rollouts and verdicts")
+                return con.sql(query, params=list(values)).to_arrow_table()
+            except duckdb.Error as error:
+                raise StoreError(f"sql: {_line(error)}") from None
+
+    def versions(self) -> dict[str, int]:
+        """The version of each table now (or the frozen ones). `at` opens them again."""
+        if self._pinned is not None:
+            return dict(self._pinned)
+        return {name: self._now(name).version() for name in TABLES}
+
+    def connect(self) -> duckdb.DuckDBPyConnection:
+        """A DuckDB connection whose views are the tables' rows now, shut off from everything else. For `queries`.
+
+        Its own memory may hold temporary tables; they end with it. Close it, or use it in a `with`.
+        """
+        con = duckdb.connect(":memory:")
+        con.execute(f"SET memory_limit = '{_MEMORY}'")
+        con.execute(f"SET temp_directory = {_literal(str(Path(tempfile.gettempdir()) / 'headway-spill'))}")
+        con.execute("SET python_enable_replacements = false")
+        con.execute("SET autoload_known_extensions = false")
+        con.execute("SET autoinstall_known_extensions = false")
+        allowed: list[str] = []
+        for name, table in TABLES.items():
+            files = self._files(name)
+            allowed += files
+            if files:
+                columns = ", ".join(f'"{column.name}"' for column in table.columns)
+                con.execute(f"CREATE VIEW {name} AS SELECT {columns} FROM read_parquet({_literals(files)})")
+            else:
+                con.register(name, table.schema.empty_table())
+        con.execute(f"SET allowed_paths = {_literals(allowed)}")
+        con.execute("SET enable_external_access = false")
+        con.execute("SET lock_configuration = true")
+        return con
+
+    def _now(self, name: str) -> DeltaTable:
+        """The table at its newest version, or at the frozen one."""
+        if name not in TABLES:
+            raise StoreError(f"there is no table {name!r}: the tables are {', '.join(TABLES)}")
+        table = self._tables[name]
+        if self._pinned is None:
+            try:
+                table.update_incremental()
+            except (DeltaError, OSError) as error:
+                raise StoreError(f"cannot read the table {self.path / name}: {_line(error)}") from None
+        return table
+
+    def _files(self, name: str) -> list[str]:
+        """The Parquet files of the table, in the order of their rows."""
+        table = self._now(name)
+        added = pa.table(table.get_add_actions(flatten=True)).select(["path", "num_records", f"min.{PLACE}"])
+        rows = sorted((row for row in added.to_pylist() if row["num_records"]), key=lambda row: row[f"min.{PLACE}"])
+        if sum(row["num_records"] for row in rows) != (table.transaction_version(_ROWS) or 0):
+            raise StoreError(f"the table {self.path / name} is damaged: its files do not hold the rows that its log counts")
+        return [str(self.path / name / row["path"]) for row in rows]
+
+    def _arrow(self, query: str, parameters: Sequence[Any] = ()) -> pa.Table:
+        """The rows of one of our own queries."""
+        with self.connect() as con:
+            try:
+                return con.sql(query, params=list(parameters)).to_arrow_table()
+            except duckdb.Error as error:
+                raise StoreError(f"cannot read {self.path}: {_line(error)}") from None
+
+    def _records(self, name: str, conditions: Mapping[str, Any], without: Sequence[str] = (), where: str = "") -> list[Any]:
+        table = TABLES[name]
+        columns = ", ".join(f'"{column.name}"' for column in table.fields if column.name not in without)
+        condition, parameters = _where(conditions, where)
+        return table.to_records(self._arrow(f"SELECT {columns} FROM {name}{condition} ORDER BY {PLACE}", parameters))
+
+
+def _where(conditions: Mapping[str, Any], where: str = "") -> tuple[str, list[Any]]:
+    """`where`, and column = value (or column in values) for all that are not None."""
+    parts: list[str] = [f"({where})"] if where else []
+    parameters: list[Any] = []
+    for column, value in conditions.items():
+        if value is None:
+            continue
+        if isinstance(value, str | int):
+            parts.append(f'"{column}" = ?')
+            parameters.append(value if isinstance(value, int) else str(value))
+        else:
+            parts.append(f'"{column}" IN (SELECT unnest(?::VARCHAR[]))')
+            parameters.append([str(one) for one in value])
+    return (" WHERE " + " AND ".join(parts) if parts else ""), parameters
+
+
+def _check_columns(name: str, folder: Path, table: DeltaTable) -> None:
+    """StoreError where the stored table is not the one that `schema` declares."""
+    stored = {field.name: str(field.type) for field in table.schema().fields}
+    missing = [column.name for column in TABLES[name].columns if column.name not in stored]
+    if missing:
+        raise StoreError(f"{folder} is not a table of {name} of this version of headway: it has no column {missing[0]!r}")
+
+
+def _app(batch: str) -> str:
+    return f"batch:{batch}"
+
+
+def _line(error: Exception) -> str:
+    """The first line of a library's message."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _literals(texts: Sequence[str]) -> str:
+    return "[" + ", ".join(_literal(text) for text in texts) + "]"
