@@ -43,7 +43,7 @@ class Layout:
 
 def lay_out(lengths: Sequence[int], device: torch.device | str = "cpu") -> Layout:
     """The layout of documents with these lengths, in this order."""
-    assert lengths and min(lengths) > 0, "a layout needs documents of at least one token"
+    assert min(lengths, default=0) > 0, "a layout needs documents of at least one token"
     sizes = torch.tensor(lengths)
     starts = sizes.cumsum(0) - sizes
     positions = torch.cat([torch.arange(n) for n in lengths])

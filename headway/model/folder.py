@@ -19,7 +19,8 @@ _PATTERNS = ["*.safetensors", "*.json", "*.jinja", "tokenizer*", "merges.txt", "
 def resolve(name: str | Path, gguf_file: str = "") -> Path:
     """The folder that `name` means: itself where it exists, else the hub model "owner/name", fetched once and cached.
 
-    Of a hub model only safetensors, JSON and tokenizer files are fetched (with `gguf_file`, that file alone). Raises CheckpointError where neither exists.
+    Of a hub model only safetensors, JSON and tokenizer files are fetched (with `gguf_file`, that file alone).
+    Raises CheckpointError where neither exists.
     """
     folder = Path(name)
     if folder.is_dir():

@@ -43,9 +43,8 @@ _TEMPLATE = (
 )
 _DATE = "26 Jul 2024"  # Llama 3's templates write the date; theirs for "unknown", so that prompts do not change by the day
 _SENTINEL = "\ue0f0content\ue0f1"  # private-use characters: in no vocabulary and no template
-_PROBES = (_SENTINEL, f" {_SENTINEL} ", f"\n{_SENTINEL}\n\n", f"<b>&{_SENTINEL}'{{{{")
 _CHUNK = 4096  # texts given to the library at once
-_MAX_TEMPLATE, _MAX_RENDERED, _MAX_STEPS = 131_072, 8_000_000, 2_000_000
+_MAX_TEMPLATE, _MAX_RENDERED, _MAX_STEPS = 131_072, 8_000_000, 200_000
 
 
 class Tokenizer:
@@ -68,7 +67,6 @@ class Tokenizer:
         self._special = re.compile("|".join(map(re.escape, sorted(specials, key=len, reverse=True))) or r"(?!)")
         if isinstance(self._template, str) and len(self._template) > _MAX_TEMPLATE:
             raise CheckpointError(f"{origin}: the chat template has more than {_MAX_TEMPLATE} characters")
-        self._frame: tuple[str, str] | bool | None = False  # not made yet
         self.stop_id = self._find_stop_id()
         found = (self.stop_id, wrapped.eos_token_id, *more_stop_ids)
         self.stop_ids = tuple(sorted({i for i in found if i is not None and 0 <= i < self.size}))
@@ -94,7 +92,8 @@ class Tokenizer:
     def train(texts: Iterable[str], vocabulary: int) -> Tokenizer:
         """Byte-level byte-pair encoding learned from `texts`, with at most `vocabulary` tokens.
 
-        Every byte is representable and every digit is a token of its own: numbers of any length are spelled one way. The same texts give the same tokenizer. Raises ConfigError below 260 tokens (256 bytes and 4 special ones).
+        Every byte is representable and every digit is a token of its own: numbers of any length are spelled one way. The
+        same texts give the same tokenizer. Raises ConfigError below 260 tokens (256 bytes and 4 special ones).
         """
         least = 256 + len(_SPECIALS)
         if vocabulary < least:
@@ -153,7 +152,7 @@ class Tokenizer:
         return self.prompt_ids_batch([messages])[0]
 
     def prompt_ids_batch(self, conversations: Sequence[Messages]) -> list[tuple[int, ...]]:
-        """`prompt_ids` of each conversation, in order. One user turn alone is fast: the template runs only once."""
+        """`prompt_ids` of each conversation, in order, on all cores but for the template."""
         result: list[tuple[int, ...]] = [()] * len(conversations)
         plain: list[int] = []
         for number, messages in enumerate(conversations):
@@ -161,7 +160,7 @@ class Tokenizer:
                 result[number] = self._prompt_with_special_names(messages)
             else:
                 plain.append(number)
-        texts = self._rendered([conversations[number] for number in plain])
+        texts = [self._render(conversations[number]) for number in plain]
         for number, ids in zip(plain, _encode(self._parsing, texts), strict=True):
             result[number] = tuple(ids)
         return result
@@ -190,27 +189,6 @@ class Tokenizer:
         if len(text) > _MAX_RENDERED:
             raise CheckpointError(f"{self._origin}: the chat template wrote more than {_MAX_RENDERED} characters")
         return text
-
-    def _rendered(self, conversations: Sequence[Messages]) -> list[str]:
-        """The texts of conversations: one user turn is put into the template's frame, anything else is rendered."""
-        frame = self._user_frame() if conversations else None
-        if frame is None:
-            return [self._render(messages) for messages in conversations]
-        texts = [
-            frame[0] + messages[0]["content"] + frame[1] if _is_one_user_turn(messages) else self._render(messages)
-            for messages in conversations
-        ]
-        if any(self._render(messages) != text for messages, text in zip(conversations[:3], texts, strict=False)):
-            return [self._render(messages) for messages in conversations]
-        return texts
-
-    def _user_frame(self) -> tuple[str, str] | None:
-        """What the template writes before and after one user turn; None where that depends on the content."""
-        if isinstance(self._frame, bool):
-            before, _, after = self._render([{"role": "user", "content": _SENTINEL}]).partition(_SENTINEL)
-            verbatim = all(self._render([{"role": "user", "content": p}]) == before + p + after for p in _PROBES)
-            self._frame = (before, after) if verbatim else None
-        return self._frame
 
     def _prompt_with_special_names(self, messages: Messages) -> tuple[int, ...]:
         """The slow, careful way: contents are encoded apart from the template's text, as text."""
@@ -284,10 +262,6 @@ def _encode(backend: tokenizers.Tokenizer, texts: Sequence[str]) -> list[list[in
                     raise DataError(f"not Unicode: a lone surrogate {bad!r} in the text {text[:40]!r}") from None
             raise
     return ids
-
-
-def _is_one_user_turn(messages: Messages) -> bool:
-    return len(messages) == 1 and messages[0]["role"] == "user" and len(messages[0]) == 2
 
 
 def _configured_stops(folder: Path) -> list[int]:

@@ -1,0 +1,73 @@
+"""Attention inside documents: the layout by hand, values and gradients against the textbook in float64."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from headway.model.attention import attend, lay_out
+
+LENGTHS = [7, 1, 12, 11, 3, 7, 2]
+
+
+def textbook(q: Tensor, k: Tensor, v: Tensor, lengths: list[int]) -> Tensor:
+    """softmax(q k' / sqrt d) v, document by document and head by head."""
+    group = q.shape[1] // k.shape[1]
+    documents = []
+    for qd, kd, vd in zip(q.split(lengths), k.split(lengths), v.split(lengths), strict=True):
+        length = qd.shape[0]
+        hidden = torch.ones(length, length, dtype=torch.bool).triu(1)
+        heads = []
+        for head in range(q.shape[1]):
+            scores = qd[:, head] @ kd[:, head // group].t() / q.shape[2] ** 0.5
+            heads.append(scores.masked_fill(hidden, float("-inf")).softmax(-1) @ vd[:, head // group])
+        documents.append(torch.stack(heads, dim=1))
+    return torch.cat(documents)
+
+
+def test_layout_of_two_documents() -> None:
+    layout = lay_out([3, 2])
+    assert layout.positions.tolist() == [0, 1, 2, 0, 1]
+    # 2 < 0.8 x 3: the documents are not similar, each is a group of its own
+    assert [group.tolist() for group in layout.groups] == [[[0, 1, 2]], [[3, 4]]]
+    assert layout.inverse.tolist() == [0, 1, 2, 3, 4]
+    assert layout.last.tolist() == [2, 4]
+
+
+def test_layout_gathers_similar_documents_and_pads_behind() -> None:
+    layout = lay_out([4, 1, 5])
+    # 5 and 4 are similar (4 >= 0.8 x 5); the longest comes first; document 0 at 0..3, 1 at 4, 2 at 5..9
+    assert [group.tolist() for group in layout.groups] == [[[5, 6, 7, 8, 9], [0, 1, 2, 3, 0]], [[4]]]
+    assert layout.inverse.tolist() == [5, 6, 7, 8, 10, 0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_every_token_is_gathered_once_and_found_again(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(1, 30, (int(torch.randint(1, 12, (1,), generator=generator)),), generator=generator).tolist()
+    layout = lay_out(lengths)
+    places = torch.cat([group.reshape(-1) for group in layout.groups])
+    assert places[layout.inverse].tolist() == list(range(sum(lengths)))
+    assert len(set(layout.inverse.tolist())) == sum(lengths)
+    assert layout.positions.tolist() == [p for n in lengths for p in range(n)]
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+def test_attend_equals_the_textbook(kv_heads: int) -> None:
+    generator = torch.Generator().manual_seed(kv_heads)
+    shape = (sum(LENGTHS), 4, 8)
+    q, k, v = (torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(3))
+    mine = [x[:, :heads].clone().requires_grad_() for x, heads in ((q, 4), (k, kv_heads), (v, kv_heads))]
+    theirs = [x.detach().clone().requires_grad_() for x in mine]
+    out, expected = attend(*mine, lay_out(LENGTHS)), textbook(*theirs, LENGTHS)
+    torch.testing.assert_close(out, expected, rtol=1e-10, atol=1e-10)
+    push = torch.randn(out.shape, generator=generator, dtype=torch.float64)
+    out.backward(push)
+    expected.backward(push)
+    for a, b in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-10, atol=1e-10)
+
+
+def test_the_first_token_sees_itself_alone() -> None:
+    q, k, v = torch.randn(3, 6, 2, 4, generator=torch.Generator().manual_seed(0))
+    out = attend(q, k, v, lay_out([4, 2]))
+    torch.testing.assert_close(out[[0, 4]], v[[0, 4]])

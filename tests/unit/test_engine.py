@@ -1,0 +1,171 @@
+"""The engine against a naive loop without cache or batch, and its promises: order and slots change nothing."""
+
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from headway.engine.engine import Engine
+from headway.engine.sampling import draw, sample_key, uniforms
+from headway.errors import EngineError
+from headway.model.attention import lay_out
+from headway.model.config import DecoderConfig
+from headway.model.head import next_logits, token_logprobs
+from headway.model.transformer import Decoder, initialise
+from headway.types import Completion, Request, StopReason
+
+STOP = (3, 7)
+SHAPES = [(4, 4), (4, 2), (3, 1)]  # heads, kv_heads
+
+
+def model(heads: int = 4, kv_heads: int = 2, seed: int = 0) -> Decoder:
+    config = DecoderConfig(40, 24, 2, heads, kv_heads, 6, 32, qkv_bias=True, tied=kv_heads == 2, max_positions=200)
+    made = initialise(config, seed)
+    for weight in made.parameters():
+        weight.data.mul_(6)  # far from uniform
+    return made
+
+
+def random_requests(seed: int, count: int = 9) -> list[Request]:
+    chance = random.Random(seed)
+    return [
+        Request(
+            prompt_ids=tuple(chance.randrange(40) for _ in range(chance.randrange(1, 20))),
+            keys=tuple(sample_key(seed, number, index) for index in range(chance.randrange(1, 5))),
+            max_tokens=chance.choice([1, 5, 40, 90]),  # 90 and a prompt cross the 64 positions that the cache grows by
+            temperature=1.0,
+        )
+        for number in range(count)
+    ]
+
+
+@torch.no_grad()
+def naive(decoder: Decoder, request: Request, key: int) -> Completion:
+    """One sample by the whole forward pass for every token."""
+    tokens: list[int] = []
+    logprobs: list[float] = []
+    while len(tokens) < request.max_tokens and not (tokens and tokens[-1] in STOP):
+        ids = torch.tensor([*request.prompt_ids, *tokens])
+        logits = next_logits(decoder(ids, lay_out([len(ids)]))[-1:], decoder.output_weight)
+        u = uniforms(np.array([key], dtype=np.uint64), np.array([len(tokens)], dtype=np.int64))
+        top_p = torch.tensor([request.top_p]) if request.top_p < 1 else None
+        token, logprob = draw(logits, torch.from_numpy(u), torch.tensor([request.temperature]), top_p)
+        tokens.append(int(token))
+        logprobs.append(float(logprob))
+    reason = StopReason.STOP if tokens[-1] in STOP else StopReason.LENGTH
+    return Completion(tuple(tokens), tuple(logprobs), reason)
+
+
+def assert_same(found: Completion, expected: Completion) -> None:
+    assert found.token_ids == expected.token_ids
+    assert found.stop_reason is expected.stop_reason
+    assert np.abs(np.array(found.logprobs) - np.array(expected.logprobs)).max() < 1e-4
+
+
+@pytest.mark.parametrize("slots", [1, 3, 64])
+@pytest.mark.parametrize(("heads", "kv_heads"), SHAPES)
+def test_engine_equals_the_naive_loop(heads: int, kv_heads: int, slots: int) -> None:
+    decoder, requests = model(heads, kv_heads), random_requests(heads * 10 + kv_heads)
+    results = Engine(decoder, STOP, slots).generate(requests)
+    for request, completions in zip(requests, results, strict=True):
+        assert len(completions) == len(request.keys)
+        for key, completion in zip(request.keys, completions, strict=True):
+            assert_same(completion, naive(decoder, request, key))
+    reasons = {c.stop_reason for completions in results for c in completions}
+    assert reasons == {StopReason.STOP, StopReason.LENGTH}  # the example has both
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_order_and_slots_change_no_sample(seed: int) -> None:
+    decoder, requests = model(), random_requests(seed)
+    expected = Engine(decoder, STOP).generate(requests)
+    order = random.Random(seed).sample(range(len(requests)), len(requests))
+    shuffled = Engine(decoder, STOP, slots=random.Random(seed).randrange(1, 12)).generate([requests[i] for i in order])
+    for place, number in enumerate(order):
+        for found, wanted in zip(shuffled[place], expected[number], strict=True):
+            assert_same(found, wanted)
+
+
+def test_temperature_and_top_p_belong_to_the_request() -> None:
+    decoder, base = model(), random_requests(1, 4)
+    settings = [(1.0, 1.0), (0.0, 1.0), (0.6, 0.9), (1.3, 0.5)]
+    requests = [replace(r, temperature=t, top_p=p) for r, (t, p) in zip(base, settings, strict=True)]
+    for request, completions in zip(requests, Engine(decoder, STOP, 5).generate(requests), strict=True):
+        for key, completion in zip(request.keys, completions, strict=True):
+            assert_same(completion, naive(decoder, request, key))
+
+
+def test_recorded_logprobs_are_the_trainers() -> None:
+    """Sampler = trainer: one forward of prompt and completion gives every recorded log-prob within 1e-4."""
+    decoder = model()
+    requests = [replace(r, temperature=0.8) for r in random_requests(2)]
+    for request, completions in zip(requests, Engine(decoder, STOP, 4).generate(requests), strict=True):
+        for completion in completions:
+            ids = torch.tensor([*request.prompt_ids, *completion.token_ids])
+            with torch.no_grad():
+                hidden = decoder(ids[:-1], lay_out([len(ids) - 1]))[len(request.prompt_ids) - 1 :]
+                found = token_logprobs(hidden, decoder.output_weight, torch.tensor(completion.token_ids), 0.8)
+            assert (found - torch.tensor(completion.logprobs)).abs().max() < 1e-4
+
+
+def test_a_completion_ends_with_its_stop_token_and_holds_no_other() -> None:
+    requests = [Request((5, 6), tuple(sample_key(0, i) for i in range(50)), 60)]
+    [completions] = Engine(model(), STOP).generate(requests)
+    for completion in completions:
+        assert not set(completion.token_ids[:-1]) & set(STOP)
+        assert (completion.token_ids[-1] in STOP) == (completion.stop_reason is StopReason.STOP)
+        assert len(completion.token_ids) == len(completion.logprobs) <= 60
+        assert completion.stop_reason is StopReason.STOP or len(completion.token_ids) == 60
+    assert len({c.token_ids for c in completions}) > 40  # keys differ, so do samples
+
+
+def test_statistics_count_what_was_done() -> None:
+    decoder = model()
+    engine = Engine(decoder, STOP)
+    requests = random_requests(4)
+    results = engine.generate(requests)
+    assert engine.statistics.new_tokens == sum(len(c.token_ids) for completions in results for c in completions)
+    assert engine.statistics.prompt_tokens == sum(len(r.prompt_ids) for r in requests)  # each prompt computed once
+    assert engine.statistics.seconds > 0
+
+
+def test_no_requests_give_no_completions() -> None:
+    assert Engine(model(), STOP).generate([]) == []
+
+
+def test_new_weights_are_used_at_once() -> None:
+    """The engine runs on the trainer's own module: an update between two calls changes the samples."""
+    decoder, requests = model(), random_requests(5)
+    engine = Engine(decoder, STOP)
+    before = engine.generate(requests)
+    with torch.no_grad():
+        decoder.embedding.weight.add_(0.5 * torch.randn(40, 24, generator=torch.Generator().manual_seed(0)))
+    after = engine.generate(requests)
+    assert before != after
+    assert after == Engine(decoder, STOP).generate(requests)
+
+
+@pytest.mark.parametrize(
+    ("request_", "says"),
+    [
+        (Request((), (1,), 5), "empty prompt"),
+        (Request((1,), (), 5), "no sample keys"),
+        (Request((1,), (1,), 0), "max_tokens below 1"),
+        (Request((1,) * 150, (1,), 51), "exceed the model's 200 positions"),
+    ],
+)
+def test_impossible_requests_are_refused(request_: Request, says: str) -> None:
+    with pytest.raises(EngineError, match=says):
+        Engine(model(), STOP).generate([Request((1,), (1,), 5), request_])
+
+
+def test_the_longest_possible_request_is_served() -> None:
+    [[completion]] = Engine(model(), [39]).generate([Request((1,) * 150, (8,), 50, temperature=0.0)])
+    assert len(completion.token_ids) <= 50
+
+
+def test_an_engine_without_stop_tokens_is_refused() -> None:
+    with pytest.raises(EngineError, match="stop token"):
+        Engine(model(), [])
