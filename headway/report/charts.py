@@ -41,7 +41,7 @@ def ticks(low: float, high: float, count: int = 4) -> list[float]:
     >>> ticks(0.0, 0.93)
     [0.0, 0.5, 1.0]
     >>> ticks(3, 3)
-    [2.5, 3.0, 3.5]
+    [2.6, 2.8, 3.0, 3.2, 3.4]
     """
     if high <= low:
         pad = abs(low) * 0.1 or 0.5

@@ -88,6 +88,15 @@ def duration(seconds: float | None) -> str:
     return f"{whole} s"
 
 
+def clock(seconds: float | None) -> str:
+    """A time as on a clock: 133 -> "2:13", 3700 -> "1:01:40"."""
+    if seconds is None or not math.isfinite(seconds):
+        return "-"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
 def size(num_bytes: float | None) -> str:
     """Memory in binary units: 3 * 2**30 -> "3.0 GiB"."""
     if num_bytes is None or not math.isfinite(num_bytes):

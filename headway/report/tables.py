@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -24,7 +25,7 @@ from rich.text import Text
 from headway.config import STAGES
 from headway.durable import read_json
 from headway.errors import RunError
-from headway.report.markup import amount, clean, duration, p_value, percent, points
+from headway.report.markup import amount, clean, clock, p_value, points
 from headway.report.readings import Reading, readings
 from headway.types import Funnel
 
@@ -167,32 +168,33 @@ def reports(run_dir: str | Path) -> dict[str, dict[str, float]]:
 
 
 def render_staircase(run_dir: str | Path, console: Console) -> None:
-    """Print the staircase as a table: accuracy with its interval, change against the stage before, and the cost."""
+    """Print the staircase as a table that fits 80 columns: accuracy with its interval, the paired test, and the cost."""
     run = read_run(run_dir)
-    table = Table(title=Text(f"{clean(run.name)}: held-out accuracy after each stage"), title_justify="left")
-    for name in ("stage", "accuracy", "95 % interval", "change", "against the stage before", "truncated", "no answer"):
-        table.add_column(name, justify="left" if name in ("stage", "against the stage before") else "right")
-    table.add_column("tokens trained", justify="right")
-    table.add_column("time", justify="right")
+    title = Text(f"{clean(run.name)}: accuracy on held-out problems after each stage, in percent")
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    table.add_column("stage", max_width=16)
+    for name in ("accuracy\n(95 % interval)", "change", "p", "", "cut\noff", "no\nans.", "tokens", "time"):
+        table.add_column(name, justify="right" if name else "left", no_wrap=True)
     for row in run.stages:
-        style = {"better": "green", "worse": "red"}.get(row.claim, "")
+        interval = f"({100 * row.ci_low:.1f}\u2013{100 * row.ci_high:.1f})"
+        claim = "unclear" if row.claim == "no visible difference" else row.claim
         table.add_row(
             Text(clean(row.stage)),
-            Text(percent(row.accuracy), style="bold"),
-            f"{100 * row.ci_low:.1f} to {100 * row.ci_high:.1f}",
+            Text.assemble((f"{100 * row.accuracy:.1f}", "bold"), f" {interval:<11}"),
             points(row.difference_vs_previous),
-            Text(f"{row.claim} ({p_value(row.p_vs_previous)})" if row.claim else "", style=style),
-            percent(row.truncated),
-            percent(row.no_answer),
+            p_value(row.p_vs_previous).removeprefix("p ").removeprefix("= "),
+            Text(claim, style={"better": "green", "worse": "red"}.get(claim, "")),
+            f"{100 * row.truncated:.1f}",
+            f"{100 * row.no_answer:.1f}",
             amount(row.train_tokens),
-            duration(row.wall_s),
+            clock(row.wall_s),
         )
     console.print(table)
     if run.stages:
         last = run.stages[-1]
         console.print(
-            f"{last.num_problems} held-out problems, {amount(last.samples_per_problem)} samples each; intervals and "
-            f"paired t-tests over problems; 'better' and 'worse' are said below p = {ALPHA}."
+            f"{last.num_problems} problems, {amount(last.samples_per_problem)} samples each; problems are the sampling unit. "
+            f"p: paired t-test against the stage before; better or worse is only said below {ALPHA}, otherwise unclear."
         )
 
 

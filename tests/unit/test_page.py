@@ -10,7 +10,7 @@ from synthetic_run import STAGES, build
 
 from headway.errors import RunError
 from headway.report import charts, glossary
-from headway.report.markup import amount, clean, duration, escape, listed, p_value, percent, points, size
+from headway.report.markup import amount, clean, clock, duration, escape, listed, p_value, percent, points, size
 from headway.report.page import headline, page, write_page
 from headway.report.tables import read_run
 from headway.types import Funnel
@@ -85,7 +85,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def attacked(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs") / "<script>window.__xss=1<&script> onload=x"
+    folder = tmp_path_factory.mktemp("runs") / "a&lt;b&gt; onload=x"
     return build(folder, num_problems=40, payloads=PAYLOADS)
 
 
@@ -292,6 +292,7 @@ def test_numbers_in_words():
         "-",
     ]
     assert [duration(s) for s in (0.44, 59.7, 133, 3600, 90_000, None)] == ["0.4 s", "1 min", "2 min 13 s", "1 h", "1 d 1 h", "-"]
+    assert [clock(s) for s in (0.4, 133, 3700, None)] == ["0:00", "2:13", "1:01:40", "-"]
     assert [size(3 * 2**30), size(512), listed([]), listed(["a"]), listed(["a", "b", "c"])] == [
         "3.0 GiB",
         "512 B",

@@ -216,11 +216,19 @@ def test_the_pooled_staircase_of_one_run_is_its_staircase(run, tmp_path):
     assert both[2].seeds == pytest.approx((staircase(run)[2].accuracy, staircase(other)[2].accuracy))
 
 
-def test_the_terminal_table_says_it_in_numbers(run):
-    text = printed(lambda console: render_staircase(run, console))
-    last = staircase(run)[-1]
-    for word in (*STAGES, f"{100 * last.accuracy:.1f} %", "better (p < 0.001)", "no visible difference (p = "):
-        assert word in text
+def test_the_terminal_table_says_it_in_numbers_and_fits_80_columns(run):
+    text = printed(lambda console: render_staircase(run, console), width=80)
+    rows = staircase(run)
+    lines = {line.split()[0]: line for line in text.splitlines() if line.split()[:1] and line.split()[0] in STAGES}
+    assert list(lines) == list(STAGES)
+    for row in rows:
+        words = lines[row.stage].split()
+        assert words[1] == f"{100 * row.accuracy:.1f}"
+        assert words[2] == f"({100 * row.ci_low:.1f}\u2013{100 * row.ci_high:.1f})"
+    assert lines["rl"].split()[3:7] == [f"+{100 * rows[-1].difference_vs_previous:.1f}", "<", "0.001", "better"]
+    assert "unclear" in lines["dpo"]
+    assert lines["rl"].split()[-1] == "2:52"  # 172.5 seconds; halves go to the even second
+    assert max(map(len, text.splitlines())) <= 80
 
 
 def test_names_cannot_write_to_the_terminal(tmp_path):
