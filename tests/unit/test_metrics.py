@@ -232,9 +232,7 @@ def test_pooling_the_same_problems_is_the_paired_test_on_means_over_seeds():
 def test_pooling_different_problems_is_stratified():
     # seed 0: differences 1, 0 (mean 1/2, pulls +-1/8); seed 1: 1/2, 0 (mean 1/4, pulls +-1/16); D = 3/8
     # SE^2 = 4/3 (2/64 + 2/256) = 4/3 * 10/256 = 0.0520833
-    found = pooled_paired_test(
-        [({"a": 1.0, "b": 0.0}, {"a": 0.0, "b": 0.0}), ({"c": 0.5, "d": 0.0}, {"c": 0.0, "d": 0.0})]
-    )
+    found = pooled_paired_test([({"a": 1.0, "b": 0.0}, {"a": 0.0, "b": 0.0}), ({"c": 0.5, "d": 0.0}, {"c": 0.0, "d": 0.0})])
     assert found.difference == pytest.approx(0.375)
     assert found.standard_error == pytest.approx(math.sqrt(0.0520833), abs=1e-6)
     assert found.num_problems == 4
