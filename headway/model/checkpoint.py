@@ -151,27 +151,32 @@ def _fill(model: Decoder, tensors: Iterator[tuple[str, str, Tensor]], origin: st
     """Copy (name, file, tensor) into the model; every weight exactly once."""
     targets = state_tensors(model)
     missing = set(targets)
+    copied_head: tuple[str, Tensor] | None = None
     for name, file, tensor in tensors:
-        if name not in targets:
-            if name == "lm_head.weight" and model.output is None:
-                if not torch.equal(tensor.to(model.device, model.embedding.weight.dtype), targets["model.embed_tokens.weight"]):
-                    raise CheckpointError(f"{file}: lm_head.weight differs from the embedding, but config.json ties them")
-                continue
-            if name.endswith("rotary_emb.inv_freq"):  # old checkpoints store what the settings say already
-                continue
+        if name.endswith("rotary_emb.inv_freq"):  # old checkpoints store what the settings say already
+            continue
+        target = targets.get("model.embed_tokens.weight" if name == "lm_head.weight" and model.output is None else name)
+        if target is None:
             raise CheckpointError(f"{file}: unexpected tensor {name} {list(tensor.shape)}")
-        if name not in missing:
-            raise CheckpointError(f"{file}: tensor {name} is there twice")
-        target = targets[name]
         if tensor.shape != target.shape:
             raise CheckpointError(f"{file}: tensor {name} is {list(tensor.shape)}, config.json asks {list(target.shape)}")
         if tensor.dtype not in _FLOATS:
             raise CheckpointError(f"{file}: tensor {name} holds {tensor.dtype}; supported are 16-, 32- and 64-bit floats")
+        if name not in targets:  # a copy of the embedding that is its output matrix, too; compared when that is there
+            copied_head = file, tensor
+            continue
+        if name not in missing:
+            raise CheckpointError(f"{file}: tensor {name} is there twice")
         target.copy_(tensor)
         missing.discard(name)
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise CheckpointError(f"{origin}: tensor {next(n for n in targets if n in missing)} is missing{more}")
+    if copied_head is not None:
+        file, head = copied_head
+        embedding = targets["model.embed_tokens.weight"]
+        if not torch.equal(head.to(embedding.device, embedding.dtype), embedding):
+            raise CheckpointError(f"{file}: lm_head.weight differs from the embedding, but config.json ties them")
 
 
 def _weight_files(folder: Path) -> list[str]:

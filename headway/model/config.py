@@ -13,6 +13,7 @@ from headway.errors import CheckpointError
 
 FAMILIES = ("llama", "qwen2")
 _ACTIVATIONS = ("silu", "swish")
+_LLAMA3 = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,8 @@ def from_hf(values: dict[str, Any]) -> DecoderConfig:
     try:
         heads = int(values["num_attention_heads"])
         width = int(values["hidden_size"])
-        return DecoderConfig(
+        scaling = {key: rope[key] + 0 for key in _LLAMA3} if kind == "llama3" else {}  # + 0: they are numbers
+        config = DecoderConfig(
             vocab_size=int(values["vocab_size"]),
             width=width,
             layers=int(values["num_hidden_layers"]),
@@ -82,7 +84,7 @@ def from_hf(values: dict[str, Any]) -> DecoderConfig:
             mlp_width=int(values["intermediate_size"]),
             family=family,
             rope_theta=float(theta),
-            rope_scaling=rope if kind == "llama3" else {},
+            rope_scaling=rope if scaling else {},
             norm_eps=float(values.get("rms_norm_eps", 1e-6)),
             qkv_bias=family == "qwen2",
             tied=bool(values.get("tie_word_embeddings", False)),
@@ -91,6 +93,13 @@ def from_hf(values: dict[str, Any]) -> DecoderConfig:
         )
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         raise CheckpointError(f"config.json lacks or garbles a setting of {family}: {error}") from None
+    counts = (config.vocab_size, config.width, config.layers, config.heads, config.kv_heads, config.head_dim, config.mlp_width)
+    if min(counts) < 1 or config.heads % config.kv_heads or config.head_dim % 2:
+        raise CheckpointError(
+            f"config.json: sizes must be positive, head_dim {config.head_dim} even, "
+            f"and num_attention_heads {config.heads} a multiple of num_key_value_heads {config.kv_heads}"
+        )
+    return config
 
 
 def to_hf(config: DecoderConfig) -> dict[str, Any]:
