@@ -54,7 +54,7 @@ class Store:
             raise StoreError(f"a table cannot lie at {str(path)!r}: its path may not hold {' '.join(map(repr, sorted(bad)))}")
         self.path = Path(path).absolute()
         self._pinned: dict[str, int] | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a handle must not move on between a look at it and its commit
         self._tables = {name: self._open(name, create) for name in TABLES}
 
     def _open(self, name: str, create: bool) -> DeltaTable:
@@ -114,8 +114,10 @@ class Store:
                 table = self._now(name)
                 if table.transaction_version(_app(batch)) is not None:
                     return 0
-                first = table.transaction_version(_ROWS) or 0
+                version, first = table.version(), table.transaction_version(_ROWS) or 0
                 new = self._new_problems(records) if name == "problems" else records
+                if table.version() != version:  # reading the known ids met a newer version: number the rows from that
+                    continue
                 try:
                     self._commit(table, TABLES[name].to_arrow(new, first), batch, first + len(new))
                     return len(new)
@@ -226,6 +228,14 @@ class Store:
         Its own memory may hold temporary tables; they end with it. Close it, or use it in a `with`.
         """
         con = duckdb.connect(":memory:")
+        try:
+            self._make_views(con)
+        except duckdb.Error as error:
+            con.close()
+            raise StoreError(f"cannot read {self.path}: {_line(error)}") from None
+        return con
+
+    def _make_views(self, con: duckdb.DuckDBPyConnection) -> None:
         con.execute(f"SET memory_limit = '{_MEMORY}'")
         con.execute(f"SET temp_directory = {_literal(str(Path(tempfile.gettempdir()) / 'headway-spill'))}")
         con.execute("SET python_enable_replacements = false")
@@ -243,7 +253,6 @@ class Store:
         con.execute(f"SET allowed_paths = {_literals(allowed)}")
         con.execute("SET enable_external_access = false")
         con.execute("SET lock_configuration = true")
-        return con
 
     def _now(self, name: str) -> DeltaTable:
         """The table at its newest version, or at the frozen one."""
@@ -252,17 +261,20 @@ class Store:
         table = self._tables[name]
         if self._pinned is None:
             try:
-                table.update_incremental()
+                with self._lock:
+                    table.update_incremental()
             except (DeltaError, OSError) as error:
                 raise StoreError(f"cannot read the table {self.path / name}: {_line(error)}") from None
         return table
 
     def _files(self, name: str) -> list[str]:
         """The Parquet files of the table, in the order of their rows."""
-        table = self._now(name)
-        added = pa.table(table.get_add_actions(flatten=True)).select(["path", "num_records", f"min.{PLACE}"])
+        with self._lock:
+            table = self._now(name)
+            added = pa.table(table.get_add_actions(flatten=True)).select(["path", "num_records", f"min.{PLACE}"])
+            total = table.transaction_version(_ROWS) or 0
         rows = sorted((row for row in added.to_pylist() if row["num_records"]), key=lambda row: row[f"min.{PLACE}"])
-        if sum(row["num_records"] for row in rows) != (table.transaction_version(_ROWS) or 0):
+        if sum(row["num_records"] for row in rows) != total:
             raise StoreError(f"the table {self.path / name} is damaged: its files do not hold the rows that its log counts")
         return [str(self.path / name / row["path"]) for row in rows]
 
