@@ -85,6 +85,78 @@ def _options(
     """Options of all verbs; `main` reads --debug itself, so that it may stand anywhere."""
 
 
+RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A TOML file, such as recipes/tiny.toml.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a recipe's key; may be repeated.")
+]
+RootOption = Annotated[Path, typer.Option("--root", help="The folder that runs are kept in.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+@app.command()
+def run(
+    recipe: RecipeArgument,
+    overrides: SetOption = None,
+    until: Annotated[str, typer.Option("--until", metavar="STAGE", help="End after this stage.")] = "",
+    root: RootOption = Path("runs"),
+) -> None:
+    """Run a recipe: all its stages, an evaluation after each, and the page. Goes on where it was stopped."""
+    from headway import verbs
+
+    verbs.run(recipe, overrides or [], root, until=until)
+
+
+def _stage_verb(stage: str, text: str) -> None:
+    """Register one stage as a verb of its own."""
+
+    @app.command(stage, help=text)
+    def verb(recipe: RecipeArgument, overrides: SetOption = None, root: RootOption = Path("runs")) -> None:
+        from headway import verbs
+
+        verbs.run(recipe, overrides or [], root, only=stage)
+
+
+_stage_verb("base", "Train and measure the base model alone.")
+_stage_verb("midtrain", "Stage 1 alone: mid-training on every correct teacher rollout.")
+_stage_verb("sft", "Stage 2 alone: fine-tuning on a compact subset.")
+_stage_verb("dpo", "Stage 3 alone: correct rollouts over wrong ones of the same problem.")
+_stage_verb("rl", "Stage 4 alone: reinforcement learning with verifiable rewards.")
+
+
+@app.command("eval")
+def evaluate(
+    checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="A Hugging Face folder or a hub name.")],
+    recipe: RecipeArgument,
+    overrides: SetOption = None,
+    root: RootOption = Path("runs"),
+    as_json: JsonOption = False,
+) -> None:
+    """Measure any checkpoint on a recipe's held-out problems."""
+    from headway import verbs
+
+    verbs.evaluate(checkpoint, recipe, overrides or [], root, as_json)
+
+
+@app.command()
+def report(run: Annotated[str, typer.Argument(metavar="RUN", help="The run: its folder, or its name under runs/.")] = "") -> None:
+    """Print a run's staircase and write its page again."""
+    from headway.report.shell import report as show_report
+
+    show_report(run_folder(run))
+
+
+@app.command()
+def compare(
+    a: Annotated[str, typer.Argument(help="A run, or several with commas between them.")],
+    b: Annotated[str, typer.Argument(help="The run or runs to compare with, paired in order.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Put the final models of two runs side by side with a paired test."""
+    from headway.report.shell import compare_runs
+
+    compare_runs([run_folder(name) for name in a.split(",")], [run_folder(name) for name in b.split(",")], as_json)
+
+
 @app.command()
 def sql(
     query: Annotated[str, typer.Argument(help="A query over the tables problems, rollouts and verdicts.")],

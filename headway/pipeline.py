@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from headway.config import STAGES, Recipe
+from headway.config import STAGES, ModelConfig, Recipe, TeacherConfig
 from headway.engine.engine import Engine
 from headway.errors import ConfigError, RunError
 from headway.evaluate.benchmark import evaluate, score
@@ -38,7 +38,7 @@ from headway.stages.workspace import Tell, Workspace, frozen
 from headway.store.queries import heldout_problems, training_problems
 from headway.store.store import Store
 from headway.train.fit import Fitted
-from headway.types import Problem
+from headway.types import Problem, content_id
 from headway.verify.judge import Verifier
 
 START = "base"  # the name of the first measurement: the model that the recipe starts from
@@ -92,6 +92,26 @@ def run_recipe(
         _results(run)
         write_page(run.folder)
         return run.folder
+
+
+def evaluate_checkpoint(recipe: Recipe, origin: str, checkpoint: str, root: Path, tell: Tell) -> tuple[Path, dict[str, Any]]:
+    """Measure a checkpoint on the recipe's held-out problems, in a run folder of its own: that folder and the numbers.
+
+    The folder is named after the recipe and the checkpoint, so that measuring again goes on or gives the same.
+    """
+    name = f"{recipe.name}-eval-{content_id(str(Path(checkpoint).absolute()) if Path(checkpoint).exists() else checkpoint)}"
+    source = ModelConfig(checkpoint=checkpoint, gguf_file=recipe.model.gguf_file)
+    alone = recipe.model_copy(update={"name": name, "model": source, "base": None, "teacher": TeacherConfig()})
+    _set_up(alone)
+    with Run.open(root, alone, origin) as run, Verifier() as verifier:
+        store = Store(run.folder / "store")
+        _problems(run, store, verifier, tell)
+        work = _workspace(run, store, verifier, tell)
+        heldout = heldout_problems(store, limit=recipe.evaluate.problems, seed=0).rows
+        if not run.done(START):
+            _stage(work, START, None, heldout)
+            _results(run)
+        return run.folder, run.record(START)
 
 
 def _set_up(recipe: Recipe) -> None:

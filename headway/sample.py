@@ -66,9 +66,7 @@ class Sampler:
         requests: list[Request] = []
         for problem in problems:
             ids = self.prompt_ids(problem)
-            keys = tuple(
-                sample_key(self._seed, plan.sampler, plan.step, problem.id, first_index + i) for i in range(count)
-            )
+            keys = tuple(sample_key(self._seed, plan.sampler, plan.step, problem.id, first_index + i) for i in range(count))
             room = max(1, min(plan.max_tokens, limit - len(ids)))
             requests.append(Request(ids, keys, room, plan.temperature, plan.top_p))
         completions = self.engine.generate(requests, progress)

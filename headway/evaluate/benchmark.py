@@ -85,9 +85,7 @@ def judged_samples(store: Store, stage: str, families: dict[str, str]) -> list[t
     """The stage's evaluation rollouts of these problems with their verdicts, in the order of the table."""
     verdicts = {verdict.rollout_id: verdict for verdict in store.verdicts()}
     return [
-        (rollout, verdicts[rollout.id])
-        for rollout in store.rollouts(sampler=f"eval:{stage}")
-        if rollout.problem_id in families
+        (rollout, verdicts[rollout.id]) for rollout in store.rollouts(sampler=f"eval:{stage}") if rollout.problem_id in families
     ]
 
 
@@ -100,10 +98,7 @@ def _majority(judged: Sequence[tuple[Rollout, Verdict]]) -> float:
     votes: dict[str, list[Verdict]] = {}
     for rollout, verdict in judged:
         votes.setdefault(rollout.problem_id, []).append(verdict)
-    found = [
-        majority_at_k([v.answer for v in group], [v.outcome is Outcome.CORRECT for v in group])
-        for group in votes.values()
-    ]
+    found = [majority_at_k([v.answer for v in group], [v.outcome is Outcome.CORRECT for v in group]) for group in votes.values()]
     return float(np.mean(found))
 
 

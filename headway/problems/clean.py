@@ -33,9 +33,7 @@ _TEX_SAME = (  # TeX commands that print alike
     (re.compile(r"\\(?:left|right|big|bigl|bigr|displaystyle|quad|qquad|limits)(?![a-zA-Z])|\\[,;:!]|\\ "), " "),
     (re.compile(r"\\(?:text|textbf|textit|mbox|mathrm|mathbf)\s*\{([^{}]*)\}"), r" \1 "),
 )
-_LOOKALIKES = str.maketrans(
-    {"’": "'", "‘": "'", "−": "-", "–": "-", "×": "*", "·": "*", "$": " ", "~": " ", "\xa0": " "}
-)
+_LOOKALIKES = str.maketrans({"’": "'", "‘": "'", "−": "-", "–": "-", "×": "*", "·": "*", "$": " ", "~": " ", "\xa0": " "})
 _TOKEN = re.compile(
     r"\d+(?:,\d{3}(?!\d))*(?:\.\d+)?|\.\d+"  # a number, perhaps with thousands: 1,080.5
     r"|\\?[^\W\d_]+(?:'[^\W\d_]+)*"  # a word or a TeX command

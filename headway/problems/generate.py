@@ -91,9 +91,7 @@ def _problem(name: str, family: str, question: str, item: dict[str, Any], split:
     if len(metadata) > LARGEST_VALUE:
         small = {key: value for key, value in facts.items() if len(json.dumps(value, default=str)) <= LARGEST_VALUE}
         metadata = json.dumps(small, default=str, ensure_ascii=False, separators=(",", ":"))
-    return Problem.make(
-        name, family, question, item["answer"], split, difficulty=difficulty(formula), metadata=metadata
-    )
+    return Problem.make(name, family, question, item["answer"], split, difficulty=difficulty(formula), metadata=metadata)
 
 
 def _items(source: SourceConfig, make_dataset: Callable[[int], Any]) -> Iterator[dict[str, Any]]:

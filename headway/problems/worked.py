@@ -2,7 +2,7 @@ r"""The scripted teacher: step-by-step solutions of three reasoning-gym families
 
     chain_sum         4 - 1 - 7          "4-1=3;3-7"  "3-7=-4;-4"                       one operation a line, then what is left
     leg_counting      3 cats, 2 ducks    "cat 4*3=12;12"  "duck 2*2=4;12+4=16"          one animal a line, and the total so far
-    simple_equations  7*x - 5 = 51       "7x=51+5=56;x=56/7=8"                          move the constant, then divide
+    simple_equations  7*x - 5 = 51       "7x=51+5=56"  "x=56/7=8"                 x stands for the unknown; move, then divide
 
 Every computed number is wrong with chance `mistake_rate`. A careful solution (half of them) checks each operation by its
 inverse, "4-1=3(3+1=4)"; where that shows a mistake, the teacher notices with chance `catch_rate` and repairs it, "4-1=2(2+1=3 no)
@@ -111,10 +111,10 @@ def _simple_equations(writer: _Writer, problem: Problem) -> str:
     slope, constant, right = _linear(facts["equation"], name)
     if constant:
         text, right = writer.compute(right, "+", -constant)
-        writer.lines.append(f"{slope}{name}={text}")
+        writer.lines.append(f"{slope}x={text}")
     if slope not in (0, 1):
         text, right = writer.compute(right, "/", slope)
-        writer.lines.append(f"{name}={text}")
+        writer.lines.append(f"x={text}")
     return str(right)
 
 

@@ -104,10 +104,7 @@ def test_a_held_out_question_inside_a_longer_text_is_found_both_ways():
 
 
 def test_templated_sources_are_compared_by_equality_only():
-    template = (
-        "Count the legs of all animals in this list and give the total number as your answer please: "
-        "one {} and a {} here"
-    )
+    template = "Count the legs of all animals in this list and give the total number as your answer please: one {} and a {} here"
     train = [
         problem(template.format("cat", "dog"), source="legs"),
         problem(template.format("cat", "cow"), source="legs"),

@@ -71,17 +71,13 @@ def test_a_held_out_problem_whose_reference_fails_still_cleans_the_training_set(
 
 def test_no_problem_left_prints_the_funnels(tmp_path):
     train = file(tmp_path / "t.jsonl", ("a?", "7"))
-    with pytest.raises(
-        DataError, match=r"no problem is left \(.*references: kept 0 of 1; dropped 1 reference does not"
-    ):
+    with pytest.raises(DataError, match=r"no problem is left \(.*references: kept 0 of 1; dropped 1 reference does not"):
         gather(config(train), lambda reference: False, seed=0)
 
 
 def test_nothing_held_out_is_an_error(tmp_path):
     train = file(tmp_path / "t.jsonl", ("a?", "7"))
-    with pytest.raises(
-        DataError, match="no held-out problem is left to evaluate on: give a source with split = 'heldout'"
-    ):
+    with pytest.raises(DataError, match="no held-out problem is left to evaluate on: give a source with split = 'heldout'"):
         gather(config(train), always, seed=0)
 
 

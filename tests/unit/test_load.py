@@ -197,9 +197,7 @@ def test_broken_rows_may_be_left_out_up_to_a_number(tmp_path, caplog):
 
 
 def test_unknown_columns_list_those_found_and_those_understood(tmp_path):
-    with pytest.raises(
-        DataError, match=r"line 1: unknown columns: found frage, antwort; understood are .*question \+ answer"
-    ):
+    with pytest.raises(DataError, match=r"line 1: unknown columns: found frage, antwort; understood are .*question \+ answer"):
         one(tmp_path, {"frage": "x", "antwort": "y"})
 
 
@@ -225,9 +223,7 @@ def test_a_json_array_loads(tmp_path):
     assert [p.question for p in load(SourceConfig(data=str(path)))] == ["2+2?", "3+1?"]
 
 
-@pytest.mark.parametrize(
-    ("name", "text"), [("a.jsonl", ""), ("a.jsonl", "\n\n"), ("a.json", "[]"), ("a.json", "[ \n]")]
-)
+@pytest.mark.parametrize(("name", "text"), [("a.jsonl", ""), ("a.jsonl", "\n\n"), ("a.json", "[]"), ("a.json", "[ \n]")])
 def test_an_empty_set(tmp_path, name, text):
     (tmp_path / name).write_text(text)
     with pytest.raises(DataError, match="holds no problem"):

@@ -1,0 +1,61 @@
+"""The verbs that do the work: what `cli` calls once a recipe is named. Imported inside the verb, since it loads torch.
+
+It does not know option names or exit codes (`cli`), nor how a recipe runs (`pipeline`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from headway.config import Recipe, load_recipe
+from headway.pipeline import evaluate_checkpoint, run_recipe
+from headway.report.markup import clean, percent
+from headway.report.progress import Display
+from headway.report.tables import render_staircase
+from headway.runs import Run
+
+
+def run(recipe_path: str, overrides: Sequence[str], root: Path, until: str = "", only: str = "") -> None:
+    """Run a recipe with live progress; ends with the staircase and the page's path."""
+    recipe = load_recipe(recipe_path, overrides)
+    console = Console()
+    with Display(console) as display:
+
+        def on_stage(opened: Run) -> None:
+            _say_measured(opened, console)
+
+        folder = run_recipe(recipe, recipe_path, root, display, until=until, only=only, on_stage=on_stage)
+    render_staircase(folder, console)
+    console.print(Text(f"page: {folder / 'report.html'}"), soft_wrap=True)
+
+
+def _say_measured(opened: Run, console: Console) -> None:
+    """One line for a stage that was just measured."""
+    stages = json.loads((opened.folder / "results.json").read_text(encoding="utf-8"))["stages"]
+    last = stages[-1]
+    text = f"{last['stage']}: {percent(last['accuracy'])} ({percent(last['ci_low'])} to {percent(last['ci_high'])})"
+    console.print(Text(f"{text} of {last['num_problems']} held-out problems, {last['wall_s']:.0f} s"), soft_wrap=True)
+
+
+def evaluate(checkpoint: str, recipe_path: str, overrides: Sequence[str], root: Path, as_json: bool) -> None:
+    """Measure any checkpoint on a recipe's held-out problems; a run folder of its own keeps the rollouts."""
+    recipe: Recipe = load_recipe(recipe_path, overrides)
+    console = Console(stderr=as_json)
+    with Display(console) as display:
+        folder, result = evaluate_checkpoint(recipe, recipe_path, checkpoint, root, display)
+    if as_json:
+        print(json.dumps(result))
+        return
+    console.print(
+        Text(
+            f"{clean(checkpoint)}: {percent(result['accuracy'])} ({percent(result['ci_low'])} to {percent(result['ci_high'])}) "
+            f"of {result['num_problems']} problems x {result['samples_per_problem']} samples; "
+            f"truncated {percent(result['truncated'])}, no answer {percent(result['no_answer'])}; rollouts in {folder}"
+        ),
+        soft_wrap=True,
+    )
