@@ -80,7 +80,9 @@ class Rollouts:
         groups: list[Group] = []
         trained: list[tuple[Group, list[int]]] = []
         for _ in range(config.max_refills if config.dynamic_sampling else 1):
-            fresh = self._groups(step, temperature)
+            fresh = self._groups(step, temperature, {group.problem.id for group in groups})
+            if not fresh:  # a small pool: every problem was asked in this step
+                break
             groups += fresh
             for group in fresh:
                 self._pool.record(group.problem.id, group.pass_rate)
@@ -94,11 +96,13 @@ class Rollouts:
         trajectories = [t for group, kept in trained for t in self._trajectories(group, kept)]
         return Sampled(trajectories, temperature, _numbers(groups, len(trained), len(trajectories)))
 
-    def _groups(self, step: int, temperature: float) -> list[Group]:
-        """One batch of prompts; with oversampling, hard ones get more samples."""
+    def _groups(self, step: int, temperature: float, asked: set[str]) -> list[Group]:
+        """One batch of prompts, none `asked` in this step before; with oversampling, hard ones get more samples."""
         config = self._config
         plan = Plan("rl", step, f"{self._work.recipe.name}/rl@{step}", temperature, 1.0, config.max_tokens)
-        problems = self._pool.take(config.prompts)
+        problems = self._pool.take(config.prompts, without=asked)
+        if not problems:
+            return []
         groups = self._work.sampler.sample(problems, config.group_size, plan)
         if config.oversample <= 1:
             return groups

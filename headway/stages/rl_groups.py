@@ -9,7 +9,7 @@ It does not sample and does not know the policy.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from headway.config import RlConfig
@@ -32,6 +32,7 @@ class Pool:
         self._seed, self._history = seed, history
         self._epoch = 0
         self._place = 0
+        self._passed: list[str] = []  # whose turn came while they were being asked already
         self._alive = [problem.id for problem in problems]
         self._rates: dict[str, float] = {}
         self._order = self._shuffled()
@@ -41,16 +42,28 @@ class Pool:
         random.Random(f"{self._seed}/rl/{self._epoch}").shuffle(order)
         return order
 
-    def take(self, count: int) -> list[Problem]:
-        """The next `count` problems, all different (fewer where the pool is smaller)."""
+    def take(self, count: int, without: Collection[str] = ()) -> list[Problem]:
+        """The next `count` problems, all different and none of `without`; fewer where the pool has no others.
+
+        A problem that is passed over keeps its turn: it comes first the next time.
+        """
+        seen = set(without)
         taken: list[str] = []
-        while len(taken) < min(count, len(self._alive)):
-            if self._place == len(self._order):
+        waiting, self._passed = self._passed, []
+        while len(taken) < count:
+            if waiting:
+                candidate = waiting.pop(0)
+            elif self._place < len(self._order):
+                candidate = self._order[self._place]
+                self._place += 1
+            elif seen.issuperset(self._alive):
+                break
+            else:
                 self._next_epoch()
-            candidate = self._order[self._place]
-            self._place += 1
-            if candidate not in taken:
-                taken.append(candidate)
+                continue
+            (self._passed if candidate in seen else taken).append(candidate)
+            seen.add(candidate)
+        self._passed += waiting
         return [self._problems[i] for i in taken]
 
     def _next_epoch(self) -> None:
@@ -67,13 +80,14 @@ class Pool:
             self._rates[problem_id] = pass_rate
 
     def state(self) -> dict[str, Any]:
-        """Plain JSON: epoch, place, what is left and this epoch's pass rates."""
+        """Plain JSON: epoch, place, who was passed over, what is left and this epoch's pass rates."""
         full = len(self._alive) == len(self._problems)
         return {
             "epoch": self._epoch,
             "place": self._place,
+            "passed": list(self._passed),
             "alive": None if full else self._alive,
-            "rates": self._rates,
+            "rates": dict(self._rates),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -81,7 +95,7 @@ class Pool:
         self._epoch, self._rates = state["epoch"], dict(state["rates"])
         self._alive = list(self._problems) if state["alive"] is None else list(state["alive"])
         self._order = self._shuffled()
-        self._place = state["place"]
+        self._place, self._passed = state["place"], list(state["passed"])
 
 
 def rewards(group: Group, config: RlConfig) -> list[float]:

@@ -20,9 +20,10 @@ from torch import Tensor
 def nll(logprobs: Tensor, loss_mask: Tensor, total: float) -> Tensor:
     """Negative log-likelihood in nats a token: logprobs and loss_mask [T], `total` target tokens in the whole step.
 
-    The mask multiplies nothing by infinity: a masked token contributes exactly zero to value and gradient.
+    The mask multiplies nothing by infinity: a masked token contributes exactly zero to value and gradient. Where the whole
+    step is masked (`total` 0) the loss is 0.
     """
-    return -logprobs.masked_fill(~loss_mask, 0.0).sum() / total
+    return -logprobs.masked_fill(~loss_mask, 0.0).sum() / max(1.0, total)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class PolicyTerms:
     """What a batch of policy-gradient tokens gave, detached: sums over its tokens, to be divided by their number."""
 
     clipped: Tensor  # tokens where the clip was active
-    kl: Tensor  # k3 estimate of KL(old || new), nats
+    kl: Tensor  # k3 = rho - 1 - log rho, the estimate of KL(old || new) from tokens of the old policy, nats (Schulman)
 
 
 def clipped_policy_gradient(
@@ -71,7 +72,7 @@ def clipped_policy_gradient(
     with torch.no_grad():
         counted = weights > 0
         clipped = ((bounded < plain) & counted).sum().float()
-        kl = (log_ratio.neg().exp() - 1 + log_ratio)[counted].sum()
+        kl = (ratio - 1 - log_ratio)[counted].sum()
     return loss, PolicyTerms(clipped, kl)
 
 
