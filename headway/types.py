@@ -180,6 +180,9 @@ class Pair:
     """A correct and an incorrect rollout of the same problem: what rollout DPO selects.
 
     Example: ``Pair(problem=…, chosen="… \\boxed{12}", rejected="… \\boxed{11}", chosen_id="c1…", rejected_id="d4…")``
+
+    `chosen_by` and `rejected_by` are the policies that wrote them (`Rollout.policy`): where they differ, the pair teaches a
+    style, too.
     """
 
     problem: Problem
@@ -187,6 +190,8 @@ class Pair:
     rejected: str
     chosen_id: str
     rejected_id: str
+    chosen_by: str = ""
+    rejected_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)

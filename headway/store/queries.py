@@ -182,13 +182,15 @@ def dpo_pairs(
     seed: int,
     step: int | None = None,
     allow_no_answer: bool = False,
+    across_samplers: bool = False,
     verifier: str = VERIFIER,
 ) -> Selection[Pair]:
     """Pairs of a correct and a wrong rollout of one problem; the funnel counts problems.
 
     A rollout is in one pair at most. Pairs are matched by similar length (see `selection.pair_up`), of one sampler and policy
-    each, since a pair across two authors teaches their style. "all correct" and "all wrong" speak of the judged rollouts;
-    "nothing to pair" has both kinds, but not two whole ones of one author.
+    each, since a pair across two authors teaches their style. With `across_samplers` what is left of a problem is paired across
+    authors, too (`pair_report` counts such pairs). "all correct" and "all wrong" speak of the judged rollouts; "nothing to pair"
+    has both kinds, but not two whole ones that may be paired.
     """
     query = f"""SELECT b.problem_id, b.sampler, b.policy, b.step, b."index", b.id, b.outcome, b.is_truncated, r.text
                 FROM binned b JOIN rollouts r USING (place) {_ORDER}"""
@@ -198,22 +200,26 @@ def dpo_pairs(
     with _Binned(store, samplers, verifier, step) as binned:
         for problem_id, group in groupby(binned.rows(query), key=lambda row: row[0]):
             rows = list(group)
-            pairs = _pairs_of(rows, pairs_per_problem, seed, allow_no_answer)
+            pairs = _pairs_of(rows, pairs_per_problem, seed, allow_no_answer, across_samplers)
             made += [(problem_id, chosen, rejected) for chosen, rejected in pairs]
             if pairs:
                 kept += 1
             else:
                 dropped[_why_unpaired({row[6] for row in rows} - {None})] += 1
         problems = binned.problems({problem_id for problem_id, _, _ in made})
-    pairs = [Pair(problems[i], c.text, w.text, c.id, w.id) for i, c, w in made]
+    pairs = [Pair(problems[i], c.text, w.text, c.id, w.id, c.policy, w.policy) for i, c, w in made]
     funnel = Funnel("dpo", kept + dropped.total(), kept, dict(dropped))
     return _checked(Selection(pairs, [f"{p.chosen_id}/{p.rejected_id}" for p in pairs], funnel, binned.versions))
 
 
-def _pairs_of(rows: Sequence[tuple[Any, ...]], limit: int, seed: int, allow_no_answer: bool) -> list[tuple[Rollout, Rollout]]:
-    """At most `limit` (correct, wrong) pairs of one problem, author by author."""
+def _pairs_of(
+    rows: Sequence[tuple[Any, ...]], limit: int, seed: int, allow_no_answer: bool, across: bool
+) -> list[tuple[Rollout, Rollout]]:
+    """At most `limit` (correct, wrong) pairs of one problem, author by author; with `across`, then of what is left."""
     rejected = {Outcome.WRONG, Outcome.NO_ANSWER} if allow_no_answer else {Outcome.WRONG}
     pairs: list[tuple[Rollout, Rollout]] = []
+    all_correct: list[Rollout] = []
+    all_wrong: list[Rollout] = []
     for _, group in groupby((row for row in rows if not row[7]), key=lambda row: row[1:3]):
         correct: list[Rollout] = []
         wrong: list[Rollout] = []
@@ -223,6 +229,12 @@ def _pairs_of(rows: Sequence[tuple[Any, ...]], limit: int, seed: int, allow_no_a
                 stopped = StopReason.STOP  # truncated ones are left out above; pairing looks at texts only
                 side.append(Rollout(rollout_id, problem_id, sampler, step, index, policy, text, stopped))
         pairs += pair_up(correct, wrong, limit - len(pairs), seed)
+        all_correct += correct
+        all_wrong += wrong
+    if across:
+        used = {rollout.id for pair in pairs for rollout in pair}
+        left = [[rollout for rollout in side if rollout.id not in used] for side in (all_correct, all_wrong)]
+        pairs += pair_up(*left, limit - len(pairs), seed)
     return pairs
 
 
@@ -302,7 +314,7 @@ def _all_of(name: str, store: Store, where: str) -> Selection[Problem]:
 
 
 def pair_report(pairs: Sequence[Pair]) -> dict[str, float]:
-    """What the pairs would teach besides being right: lengths in characters, who is longer, who has a boxed answer."""
+    """What the pairs would teach besides being right: lengths in characters, who is longer, whose answer is boxed, whose style."""
     if not pairs:
         return {"pairs": 0}
     n = len(pairs)
@@ -315,6 +327,7 @@ def pair_report(pairs: Sequence[Pair]) -> dict[str, float]:
         "chosen_boxed": sum("\\boxed" in p.chosen for p in pairs) / n,
         "rejected_boxed": sum("\\boxed" in p.rejected for p in pairs) / n,
         "same_format": sum(("\\boxed" in p.chosen) == ("\\boxed" in p.rejected) for p in pairs) / n,
+        "across_samplers": sum(p.chosen_by != p.rejected_by for p in pairs) / n,
     }
 
 

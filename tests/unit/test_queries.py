@@ -206,6 +206,29 @@ def test_dpo_does_not_pair_across_authors_and_can_take_one_step(store):
     assert [(p.chosen, p.rejected) for p in found.rows] == [("r2", "w2")]
 
 
+def test_dpo_pairs_across_samplers_only_where_it_is_asked_and_after_those_of_one_author(store):
+    # "a": the import is right, both of the policy's own are wrong -> one pair, since the only correct rollout is used once
+    add(store, "a", [("imported", C)], sampler="import", policy="gsm8k")
+    add(store, "a", [("own wrong", W), ("own much worse one", W)], sampler="dpo", policy="sft")
+    # "b": the policy makes a pair of its own; of what is left, the import is paired with the second wrong one
+    add(store, "b", [("the long import", C)], sampler="import", policy="gsm8k")
+    add(store, "b", [("own right", C), ("own wrong", W), ("another wrong one", W)], sampler="dpo", policy="sft")
+    either = ["import", "dpo"]
+    alone = dpo_pairs(store, samplers=either, pairs_per_problem=9, seed=0)
+    assert [(p.chosen, p.rejected) for p in alone.rows] == [("own right", "own wrong")]
+    assert pair_report(alone.rows)["across_samplers"] == 0.0
+    both = dpo_pairs(store, samplers=either, pairs_per_problem=9, seed=0, across_samplers=True)
+    found = {(p.problem.question, p.chosen, p.rejected, p.chosen_by, p.rejected_by) for p in both.rows}
+    assert found == {
+        ("a", "imported", "own wrong", "gsm8k", "sft"),
+        ("b", "own right", "own wrong", "sft", "sft"),
+        ("b", "the long import", "another wrong one", "gsm8k", "sft"),
+    }
+    assert both.funnel.kept == 2  # problems
+    assert pair_report(both.rows)["across_samplers"] == 2 / 3
+    assert len(dpo_pairs(store, samplers=either, pairs_per_problem=1, seed=0, across_samplers=True).rows) == 2
+
+
 def test_the_pair_report_shows_length_and_format_bias():
     problem = Problem.make("s", "f", "q", "1", Split.TRAIN)
     # chosen 4 and 8 characters (mean 6); rejected 2 and 10 (mean 6); boxed: chosen 1 of 2, rejected none
