@@ -26,7 +26,7 @@ from headway.model.tokenizer import Tokenizer
 from headway.model.transformer import Decoder, initialise
 from headway.problems.gather import gather
 from headway.report.page import write_page
-from headway.runs import Run
+from headway.runs import Run, check_folder, write_folder_atomic
 from headway.sample import Sampler
 from headway.stages.base import train_base
 from headway.stages.dpo import learn_preferences
@@ -63,32 +63,29 @@ def run_recipe(
 ) -> Path:
     """Run a recipe in `root/NAME` and return that folder; `until` ends after a stage, `only` runs no other stage.
 
-    Calls `on_stage(run)` after each measured stage. Raises HeadwayError for everything that the user can mend.
+    A start that is not measured yet is made and measured first in any case. Calls `on_stage(run)` after each measured stage.
+    Raises HeadwayError for everything that the user can mend.
     """
     for name in filter(None, (until, only)):
         if name not in recipe.stages:
             raise ConfigError(f"the recipe {recipe.name} has no stage {name!r}; it has {', '.join(recipe.stages)}")
+    order = (START, *(stage for stage in recipe.stages if stage != START))
+    wanted = order[: order.index(until or only or order[-1]) + 1]
     _set_up(recipe)
     with Run.open(root, recipe, origin) as run, Verifier() as verifier:
+        for stage in wanted[1:-1]:
+            if only and not run.done(stage):
+                raise RunError(f"{run.folder}: stage {stage} comes before {only} and is not done; run it first")
         store = Store(run.folder / "store")
         _problems(run, store, verifier, tell)
         work = _workspace(run, store, verifier, tell)
         heldout = heldout_problems(store, limit=recipe.evaluate.problems, seed=0).rows
-        measured: str | None = None
-        for stage in (START, *(s for s in recipe.stages if s != START)):
+        for previous, stage in zip((None, *wanted), wanted, strict=False):
             if run.done(stage):
-                measured = stage
                 continue
-            if only and stage not in (only, START):
-                if STAGES.index(stage) < STAGES.index(only):
-                    raise RunError(f"{run.folder}: stage {stage} comes before {only} and is not done; run it first")
-                break
-            _stage(work, stage, measured, heldout)
-            measured = stage
+            _stage(work, stage, previous, heldout)
             _results(run)
             on_stage(run)
-            if stage == until:
-                break
         _results(run)
         write_page(run.folder)
         return run.folder
@@ -121,7 +118,7 @@ def _set_up(recipe: Recipe) -> None:
 
 
 def device_of(recipe: Recipe) -> torch.device:
-    """The recipe's device; "auto" takes CUDA, then Apple's, then the CPU. Raises ConfigError where it is not there."""
+    """The recipe's device; "auto" takes CUDA, else the CPU. Raises ConfigError where it is not there."""
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if recipe.device == "auto":
         return torch.device("cuda" if there["cuda"] else "cpu")
@@ -162,9 +159,15 @@ def _workspace(run: Run, store: Store, verifier: Verifier, tell: Tell) -> Worksp
 
 def _new_tokenizer(run: Run, store: Store) -> Tokenizer:
     """Train the tokenizer on the training questions, once, and keep it in the run's folder."""
-    recipe = run.recipe
-    texts = [f"{p.question}\n{recipe.problems.instruction}\n\\boxed{{{p.reference}}}" for p in training_problems(store).rows]
-    return Tokenizer.train(texts, recipe.model.vocabulary)
+    recipe, folder = run.recipe, run.folder / "tokenizer"
+    if not folder.exists():
+        problems = training_problems(store).rows
+        texts = [f"{p.question}\n{recipe.problems.instruction}\n\\boxed{{{p.reference}}}" for p in problems]
+        trained = Tokenizer.train(texts, recipe.model.vocabulary)
+        with write_folder_atomic(folder, run.fingerprint) as new:
+            trained.save(new)
+    check_folder(folder, run.fingerprint)
+    return Tokenizer.load(folder)
 
 
 def _shape(recipe: Recipe, vocabulary: int) -> DecoderConfig:

@@ -5,6 +5,7 @@
       recipe.json                   the resolved recipe; another recipe under the same name is refused
       environment.json              versions, platform, threads: at the start and where a resume differs
       metrics/STAGE.jsonl           one JSON object a row, each with its `step`
+      tokenizer/                    of a model that starts from scratch
       selections/NAME.json          what a query selected, frozen
       checkpoints/STAGE/step-000120/   resume points: the last two
       checkpoints/STAGE/final/      the stage's weights
