@@ -83,10 +83,10 @@ def score(store: Store, stage: str, previous: str | None, families: dict[str, st
 
 def judged_samples(store: Store, stage: str, families: dict[str, str]) -> list[tuple[Rollout, Verdict]]:
     """The stage's evaluation rollouts of these problems with their verdicts, in the order of the table."""
-    verdicts = {verdict.rollout_id: verdict for verdict in store.verdicts()}
-    return [
-        (rollout, verdicts[rollout.id]) for rollout in store.rollouts(sampler=f"eval:{stage}") if rollout.problem_id in families
-    ]
+    rollouts = [rollout for rollout in store.rollouts(sampler=f"eval:{stage}") if rollout.problem_id in families]
+    found = store.verdicts(rollout_ids=[rollout.id for rollout in rollouts])
+    verdicts = {verdict.rollout_id: verdict for verdict in found}
+    return [(rollout, verdicts[rollout.id]) for rollout in rollouts]
 
 
 def _all_have(counts: dict[str, tuple[int, int]], k: int) -> bool:

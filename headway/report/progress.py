@@ -47,6 +47,7 @@ class Display:
         self._task: TaskID | None = None
         self._kept: dict[str, float] = {}
         self._printed = self._started = time.monotonic()
+        self._first = 0  # where the stage stood when it was first shown: not 0 when it is resumed
 
     def __enter__(self) -> Display:
         if self._console.is_terminal:
@@ -70,12 +71,13 @@ class Display:
         if now - self._printed >= _EVERY or done == total:
             self._printed = now
             spent = now - self._started
-            left = f"   {spent / done * (total - done):.0f} s left" if 0 < done < total else ""
+            gained = done - self._first
+            left = f"   {spent / gained * (total - done):.0f} s left" if 0 < gained and done < total else ""
             self._console.print(Text(f"{clean(stage)}  {done}/{total}   {text}{left}"), soft_wrap=True)
 
     def _begin(self, stage: str, done: int, total: int) -> None:
         self._stage, self._kept = stage, {}
-        self._started = time.monotonic()
+        self._started, self._first = time.monotonic(), done
         if self._task is not None:
             self._progress.remove_task(self._task)
         self._task = self._progress.add_task(clean(stage), total=total, completed=done, numbers="")
