@@ -72,7 +72,7 @@ class Display:
             self._printed = now
             spent = now - self._started
             gained = done - self._first
-            left = f"   {spent / gained * (total - done):.0f} s left" if 0 < gained and done < total else ""
+            left = f"   {spent / gained * (total - done):.0f} s left" if gained > 0 and done < total else ""
             self._console.print(Text(f"{clean(stage)}  {done}/{total}   {text}{left}"), soft_wrap=True)
 
     def _begin(self, stage: str, done: int, total: int) -> None:

@@ -104,7 +104,7 @@ def epochs(items: int, batch: int, seed: int) -> Iterator[list[int]]:
 
     The last batch of an epoch is filled from the next epoch's start, so every step has `batch` items.
     """
-    assert items > 0 and batch > 0, "an epoch needs items, and a step a batch"
+    assert min(items, batch) > 0, "an epoch needs items, and a step a batch"
     pending: list[int] = []
     epoch = 0
     while True:
