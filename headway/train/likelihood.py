@@ -2,8 +2,8 @@
 
     loss of a step = sum over its documents' target tokens of -log p / number of those tokens
 
-With validation documents it measures their loss every so often, keeps the best weights, and ends the training after
-`patience` measurements without a new best. It does not know where documents come from.
+With validation documents it measures their loss every so often and after the last step, keeps the best weights, and ends the
+training after `patience` measurements without a new best. It does not know where documents come from.
 """
 
 from __future__ import annotations
@@ -43,10 +43,12 @@ class Likelihood:
         validation: Sequence[Document] = (),
         validate_every: int = 0,
         patience: int = 0,
+        last_step: int = 0,
     ):
         self._model, self._documents, self._make_batches = model, documents, batches
         self._micro_tokens = micro_batch_tokens
         self._validation, self._every, self._patience = validation, validate_every, patience
+        self._last_step = last_step  # its weights are candidates for the best ones, too
         self._stream = batches()
         self._position = 0
         self._targets = 0
@@ -76,7 +78,7 @@ class Likelihood:
 
     def finish_step(self, step: int, row: dict[str, Any]) -> bool:
         """Now and then the validation loss; True when it has stopped falling."""
-        if not self._validation or not self._every or step % self._every:
+        if not self._validation or not self._every or (step % self._every and step != self._last_step):
             return False
         loss = self.validation_loss()
         row["validation_loss"] = loss
