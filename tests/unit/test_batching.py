@@ -1,0 +1,108 @@
+"""Documents to batches: targets in their places, rows that nothing falls out of, epochs that ask everything once."""
+
+import random
+from collections import Counter
+from itertools import islice
+
+import pytest
+
+from headway.train.batching import Document, epochs, flatten, micro_batches, pack
+
+
+def test_flatten_by_hand() -> None:
+    flat = flatten([Document((5, 9, 31, 1), first_target=2), Document((5, 7), 1), Document((4, 4, 4), 2)])
+    assert flat.ids.tolist() == [5, 9, 31, 5, 4, 4]
+    assert flat.targets.tolist() == [9, 31, 1, 7, 4, 4]
+    assert flat.loss_mask.tolist() == [False, True, True, True, False, True]
+    assert flat.owner.tolist() == [0, 0, 0, 1, 2, 2]
+    assert flat.layout.positions.tolist() == [0, 1, 2, 0, 0, 1]  # positions restart
+    assert (flat.num_documents, flat.num_tokens) == (3, 6)
+
+
+@pytest.mark.parametrize("first_target", [1, 2, 5])
+def test_the_stop_token_is_a_target_and_the_prompt_is_not(first_target: int) -> None:
+    document = Document((11, 12, 13, 14, 15, 99), first_target)
+    flat = flatten([document])
+    learned = flat.targets[flat.loss_mask].tolist()
+    assert learned == list(document.ids[first_target:])
+    assert learned[-1] == 99
+    assert len(learned) == document.num_targets
+
+
+def test_a_document_of_one_token_has_nothing_to_predict() -> None:
+    with pytest.raises(AssertionError, match="two tokens"):
+        flatten([Document((5,), 1)])
+
+
+def test_micro_batches_by_hand() -> None:
+    # longest first: 9 alone (above 8), 6 (2 left: 3 does not fit), 3 3 2 fill 8, then 1
+    assert micro_batches([3, 9, 2, 6, 3, 1], 8) == [[1], [3], [0, 4, 2], [5]]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_micro_batches_hold_everything_once_within_the_limit(seed: int) -> None:
+    chance = random.Random(seed)
+    lengths = [chance.randrange(1, 40) for _ in range(chance.randrange(1, 60))]
+    limit = chance.choice([1, 10, 64, 10_000])
+    batches = micro_batches(lengths, limit)
+    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
+    assert all(sum(lengths[i] for i in batch) <= limit or len(batch) == 1 for batch in batches)
+
+
+def test_pack_is_best_fit_by_hand() -> None:
+    # rows of 10, longest first: 7 opens row 0 (3 left), 6 row 1 (4 left); 3 goes into the fuller row 0 though row 1 takes it,
+    # too; 4 fills row 1; 2 opens row 2
+    assert pack([6, 3, 7, 2, 4], 10) == [[2, 1], [0, 4], [3]]
+
+
+def test_pack_fills_rows_exactly() -> None:
+    assert pack([5, 5, 5, 5], 10) == [[0, 1], [2, 3]]
+    assert pack([10], 10) == [[0]]
+    assert pack([], 10) == []
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_pack_loses_nothing_and_never_overfills(seed: int) -> None:
+    chance = random.Random(seed)
+    seq_len = chance.randrange(5, 80)
+    lengths = [chance.randrange(1, seq_len + 1) for _ in range(chance.randrange(1, 200))]
+    rows = pack(lengths, seq_len)
+    assert sorted(i for row in rows for i in row) == list(range(len(lengths)))
+    filled = [sum(lengths[i] for i in row) for row in rows]
+    assert max(filled) <= seq_len
+    # best fit opens a row only where no other takes the item: any two rows together hold more than one could
+    assert all(a + b > seq_len for n, a in enumerate(filled) for b in filled[:n])
+
+
+@pytest.mark.parametrize("length", [0, 11])
+def test_pack_refuses_what_is_no_item_of_a_row(length: int) -> None:
+    with pytest.raises(AssertionError, match="longer than a row"):
+        pack([3, length], 10)
+
+
+@pytest.mark.parametrize(("items", "batch"), [(7, 3), (7, 7), (5, 1), (3, 8), (1, 4)])
+def test_epochs_ask_each_item_once_an_epoch(items: int, batch: int) -> None:
+    batches = list(islice(epochs(items, batch, seed=5), 4 * items))
+    assert {len(one) for one in batches} == {batch}
+    asked = [i for one in batches for i in one]
+    for start in range(0, len(asked) - items + 1, items):
+        assert sorted(asked[start : start + items]) == list(range(items))
+
+
+def test_epochs_are_a_function_of_the_seed_and_differ_among_themselves() -> None:
+    first, again, other = (list(islice(epochs(50, 50, seed), 3)) for seed in (1, 1, 2))
+    assert first == again
+    assert first != other
+    assert len({tuple(epoch) for epoch in first}) == 3
+
+
+def test_epochs_of_nothing_are_refused_instead_of_searched_for_ever() -> None:
+    with pytest.raises(AssertionError, match="needs items"):
+        next(epochs(0, 4, 0))
+    with pytest.raises(AssertionError, match="a batch"):
+        next(epochs(4, 0, 0))
+
+
+def test_every_epoch_is_drawn_evenly() -> None:
+    first = Counter(next(epochs(4, 1, seed))[0] for seed in range(400))
+    assert all(70 < first[i] < 130 for i in range(4))  # 100 each, sd 8.7

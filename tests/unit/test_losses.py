@@ -1,0 +1,171 @@
+"""The losses against numbers worked out by hand, and the laws that tie them together."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from headway.train.losses import clipped_policy_gradient, dpo, nll, sequence_sums
+
+T, F = True, False
+LN2 = math.log(2)
+
+
+def leaf(*values: float) -> Tensor:
+    return torch.tensor(values, requires_grad=True)
+
+
+def gradient(loss: Tensor, of: Tensor) -> list[float]:
+    (found,) = torch.autograd.grad(loss, of)
+    return found.tolist()
+
+
+# -- nll ---------------------------------------------------------------------------------------------------------------
+
+
+def test_nll_by_hand() -> None:
+    # targets: 1.5 and 0.5 nats, 4 targets in the whole step: (1.5 + 0.5) / 4 = 0.5; each learned token's gradient is -1/4
+    logprobs = leaf(-1.5, -7.0, -0.5)
+    loss = nll(logprobs, torch.tensor([T, F, T]), 4)
+    assert loss.item() == pytest.approx(0.5)
+    assert gradient(loss, logprobs) == [-0.25, 0.0, -0.25]
+
+
+@pytest.mark.parametrize("bad", [-math.inf, math.nan])
+def test_nll_of_a_masked_token_is_exactly_nothing(bad: float) -> None:
+    logprobs = leaf(-2.0, bad)
+    loss = nll(logprobs, torch.tensor([T, F]), 1)
+    assert loss.item() == 2.0
+    assert gradient(loss, logprobs) == [-1.0, 0.0]
+
+
+def test_nll_of_a_wholly_masked_step_is_zero_and_not_nan() -> None:
+    logprobs = leaf(-2.0, -3.0)
+    loss = nll(logprobs, torch.tensor([F, F]), 0)
+    assert loss.item() == 0.0
+    assert gradient(loss, logprobs) == [0.0, 0.0]
+
+
+def test_nll_of_a_step_is_the_sum_of_its_pieces() -> None:
+    logprobs, mask = leaf(-1.0, -2.0, -3.0, -4.0), torch.tensor([T, T, F, T])
+    whole = nll(logprobs, mask, 3)
+    pieces = nll(logprobs[:1], mask[:1], 3) + nll(logprobs[1:], mask[1:], 3)
+    assert whole.item() == pytest.approx(7 / 3)
+    assert pieces.item() == pytest.approx(7 / 3)
+    assert gradient(whole, logprobs) == pytest.approx(gradient(pieces, logprobs))
+
+
+# -- DPO ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("beta", [0.01, 0.1, 5.0])
+def test_dpo_where_policy_is_reference_is_log_2(beta: float) -> None:
+    chosen, rejected = leaf(-10.0, -3.0), leaf(-20.0, -1.0)
+    loss, terms = dpo(chosen, rejected, chosen.detach(), rejected.detach(), beta, 2)
+    assert loss.item() == pytest.approx(LN2)
+    assert terms.chosen_rewards.tolist() == [0.0, 0.0]
+    assert terms.rejected_rewards.tolist() == [0.0, 0.0]
+    # sigmoid(0) = 1/2: each chosen sequence is pushed by -beta/2 a pair, each rejected one by +beta/2, over 2 pairs
+    pushed = torch.autograd.grad(loss, (chosen, rejected))
+    assert pushed[0].tolist() == pytest.approx([-beta / 4] * 2)
+    assert pushed[1].tolist() == pytest.approx([beta / 4] * 2)
+
+
+def test_dpo_by_hand() -> None:
+    # rewards: 0.5 (-10 + 12) = 1 and 0.5 (-20 + 19) = -0.5; margin 1.5; -log sigmoid(1.5) = log(1 + e^-1.5) = 0.2014133
+    # and a pair at margin 0: log 2. Sum over 2 pairs, divided by 4 pairs of the step.
+    chosen, rejected = leaf(-10.0, -5.0), leaf(-20.0, -6.0)
+    loss, terms = dpo(chosen, rejected, torch.tensor([-12.0, -5.0]), torch.tensor([-19.0, -6.0]), 0.5, 4)
+    assert terms.chosen_rewards.tolist() == [1.0, 0.0]
+    assert terms.rejected_rewards.tolist() == [-0.5, 0.0]
+    assert loss.item() == pytest.approx((0.2014133 + LN2) / 4, abs=1e-6)
+    # d/d chosen = -beta sigmoid(-margin) / total: -0.5 x 0.1824255 / 4 and -0.5 x 0.5 / 4
+    assert gradient(loss, chosen) == pytest.approx([-0.0228032, -0.0625], abs=1e-6)
+
+
+def test_dpo_is_finite_far_from_the_reference() -> None:
+    chosen, rejected = leaf(-2000.0), leaf(-10.0)
+    loss, _ = dpo(chosen, rejected, torch.tensor([-10.0]), torch.tensor([-2000.0]), 1.0, 1)
+    assert loss.item() == pytest.approx(3980.0)  # -log sigmoid(-3980) = 3980
+    assert gradient(loss, chosen) == [-1.0]
+
+
+# -- clipped policy gradient -------------------------------------------------------------------------------------------
+
+
+def surrogate(ratio: float, advantage: float) -> tuple[float, float, float, float]:
+    """Loss, gradient, clipped tokens and kl of one token of weight 1 with clip 0.2 / 0.3."""
+    logprobs = leaf(-1.0 + math.log(ratio))
+    one = torch.ones(1)
+    loss, terms = clipped_policy_gradient(logprobs, -one, advantage * one, one, 0.2, 0.3)
+    return loss.item(), gradient(loss, logprobs)[0], terms.clipped.item(), terms.kl.item()
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "loss", "slope", "clipped"),
+    [
+        (1.2, 2.0, -2.4, -2.4, 0),  # inside: -rho A, and its gradient in log p is -rho A
+        (1.5, 2.0, -2.6, 0.0, 1),  # a good token that grew past 1.3: -1.3 A, no gradient
+        (0.5, 2.0, -1.0, -1.0, 0),  # a good token that shrank: min takes rho A, it may come back
+        (0.9, -2.0, 1.8, 1.8, 0),  # inside
+        (0.5, -2.0, 1.6, 0.0, 1),  # a bad token that shrank past 0.8: 0.8 |A|, no gradient
+        (1.5, -2.0, 3.0, 3.0, 0),  # a bad token that grew: not clipped
+    ],
+)
+def test_policy_gradient_by_hand(ratio: float, advantage: float, loss: float, slope: float, clipped: int) -> None:
+    found = surrogate(ratio, advantage)
+    assert found[:3] == pytest.approx((loss, slope, clipped), abs=1e-5)
+
+
+@pytest.mark.parametrize("ratio", [0.5, 1.0, 2.0])
+def test_kl_is_k3_of_the_sampling_policy_against_the_new_one(ratio: float) -> None:
+    assert surrogate(ratio, 1.0)[3] == pytest.approx(ratio - 1 - math.log(ratio), abs=1e-6)  # 0.1931, 0, 0.3069
+
+
+def test_kl_is_unbiased() -> None:
+    """Its mean over tokens of the old policy is KL(old || new): here over a vocabulary of two, by enumeration."""
+    old, new = torch.tensor([0.5, 0.5]), torch.tensor([0.9, 0.1])
+    per_token = [
+        clipped_policy_gradient(new[i : i + 1].log(), old[i : i + 1].log(), torch.ones(1), torch.ones(1), 0.2, 0.2)[1].kl
+        for i in range(2)
+    ]
+    mean = sum(float(p) * float(k) for p, k in zip(old, per_token, strict=True))
+    assert mean == pytest.approx(float((old * (old / new).log()).sum()), abs=1e-5)  # 0.5108
+
+
+def test_at_ratio_one_and_advantage_one_the_gradient_is_that_of_nll() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logprobs = (-torch.rand(7, generator=generator)).requires_grad_()
+    mask = torch.tensor([T, T, F, T, F, T, T])
+    policy, _ = clipped_policy_gradient(logprobs, logprobs.detach(), torch.ones(7), mask.float() / 5, 0.2, 0.28)
+    assert gradient(policy, logprobs) == gradient(nll(logprobs, mask, 5), logprobs)
+
+
+@pytest.mark.parametrize("bad", [-math.inf, math.nan, 900.0])
+def test_a_token_of_no_weight_has_no_value_and_no_gradient(bad: float) -> None:
+    logprobs = leaf(-1.0, bad)
+    loss, terms = clipped_policy_gradient(
+        logprobs, torch.tensor([-1.0, -2.0]), torch.tensor([1.0, 0.0]), torch.tensor([1.0, 0.0]), 0.2, 0.28
+    )
+    assert loss.item() == -1.0
+    assert gradient(loss, logprobs) == [-1.0, 0.0]
+    assert (terms.clipped.item(), terms.kl.item()) == (0.0, 0.0)
+
+
+def test_a_batch_without_weight_gives_zeros() -> None:
+    logprobs = leaf(-1.0, -2.0)
+    loss, terms = clipped_policy_gradient(logprobs, torch.zeros(2), torch.ones(2), torch.zeros(2), 0.2, 0.28)
+    assert loss.item() == 0.0
+    assert gradient(loss, logprobs) == [0.0, 0.0]
+    assert (terms.clipped.item(), terms.kl.item()) == (0.0, 0.0)
+
+
+# -- sums --------------------------------------------------------------------------------------------------------------
+
+
+def test_sequence_sums_by_hand() -> None:
+    values = leaf(1.0, 2.0, 4.0, 8.0)
+    sums = sequence_sums(values, torch.tensor([0, 2, 0, 2]), 4)
+    assert sums.tolist() == [5.0, 0.0, 10.0, 0.0]  # owners 1 and 3 have no token
+    assert gradient(sums[2], values) == [0.0, 1.0, 0.0, 1.0]
