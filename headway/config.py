@@ -147,6 +147,7 @@ class DpoConfig(StageConfig):
     length_normalised: bool = False
     pairs_per_problem: int = Field(default=1, ge=1)
     teacher_pairs: bool = True  # pairs among the teacher's rollouts
+    across_samplers: bool = False  # also pair a correct rollout of one author with a wrong one of another: teaches style, too
     own_problems: int = Field(default=0, ge=0)  # training problems on which the SFT model's own rollouts give pairs
     own_rollouts: int = Field(default=8, ge=2)
     temperature: float = Field(default=1.0, gt=0)  # of the own rollouts

@@ -8,6 +8,8 @@ Deviations:
 2. Optionally the stage-2 model's own rollouts on further training problems give pairs beside the teacher's: its own mistakes
    are the ones it makes.
 3. Optionally the chosen rollout's likelihood is added with a weight (Iterative RPO), which keeps it from falling.
+4. A pair's two rollouts have one author, unless `across_samplers`: then a teacher's (or a data set's) correct solution may be
+   preferred over the model's own wrong one. Such a pair teaches the author's style, too; the selection's report counts them.
 """
 
 from __future__ import annotations
@@ -33,7 +35,13 @@ def learn_preferences(work: Workspace) -> Fitted:
         problems = rl_problems(work.store, seed=work.recipe.seed, limit=config.own_problems).rows
         plan = Plan("dpo", 0, f"{work.recipe.name}/sft", config.temperature, 1.0, config.max_tokens)
         work.sample_stored(problems, config.own_rollouts, plan, "dpo", "dpo")
-    selection = dpo_pairs(work.store, samplers=samplers, pairs_per_problem=config.pairs_per_problem, seed=work.recipe.seed)
+    selection = dpo_pairs(
+        work.store,
+        samplers=samplers,
+        pairs_per_problem=config.pairs_per_problem,
+        seed=work.recipe.seed,
+        across_samplers=config.across_samplers,
+    )
     found = document_pairs(work, selection.rows)
     pairs = [p for p in found if max(len(p.chosen.ids), len(p.rejected.ids)) <= config.max_tokens]
     work.freeze("dpo", selection, too_long=len(found) - len(pairs), report=pair_report(selection.rows))
