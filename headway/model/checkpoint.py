@@ -12,8 +12,9 @@ weights compute (`transformer`) nor when they are saved.
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -238,13 +239,14 @@ def _load_gguf(folder: Path, gguf_file: str, device: torch.device | str, dtype: 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No progress bars of transformers inside."""
+    """No progress bars of transformers inside. Its GGUF reader draws one that no setting turns off: it goes to nowhere."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        yield
+        with redirect_stderr(io.StringIO()):
+            yield
     finally:
         if shown:
             logging.enable_progress_bar()

@@ -314,7 +314,7 @@ def _all_of(name: str, store: Store, where: str) -> Selection[Problem]:
 
 
 def pair_report(pairs: Sequence[Pair]) -> dict[str, float]:
-    """What the pairs would teach besides being right: lengths in characters, who is longer, whose answer is boxed, whose style."""
+    """What the pairs would teach besides being right: lengths in characters, who is longer, who has a box, whose style."""
     if not pairs:
         return {"pairs": 0}
     n = len(pairs)
