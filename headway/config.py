@@ -39,7 +39,13 @@ class SourceConfig(Section):
     split: Split = Split.TRAIN  # which work the problems may be used for
     count: int = Field(default=0, ge=0)  # how many to take; 0 = all (a family needs a number)
     seed: int = 0  # of a generated family, and of the draw when `count` is below the size
+    base_only: bool = False  # only the base learns from these (elementary facts, say); the four stages never see them
     solutions: bool = False  # import the worked solutions that the data carries as teacher rollouts
+
+    @property
+    def label(self) -> str:
+        """What its problems carry as `source`: the given name, the family, or the first part of the file's name."""
+        return self.name or self.family or Path(self.data).name.split(".")[0] or "data"
 
     @model_validator(mode="after")
     def _one_origin(self) -> SourceConfig:
@@ -85,8 +91,9 @@ class TeacherConfig(Section):
 
 
 class OptimizerConfig(Section):
-    """AdamW on float32 master weights with a warm-up and a decay."""
+    """An optimizer on float32 master weights with a warm-up and a decay."""
 
+    name: Literal["adamw", "muon"] = "adamw"  # muon: hidden matrices orthogonalised (Jordan 2024), the rest by AdamW
     lr: float = Field(default=1e-5, gt=0)
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = Field(default=1e-8, gt=0)
@@ -111,6 +118,7 @@ class BaseConfig(StageConfig):
     epochs: int = Field(default=1, ge=1)
     seq_len: int = Field(default=512, ge=16)
     batch_rows: int = Field(default=16, ge=1)
+    train_on_prompt: bool = True  # plain language modelling; off: only the answers are learned
 
 
 class MidtrainConfig(StageConfig):

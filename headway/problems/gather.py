@@ -38,7 +38,7 @@ def gather(config: ProblemsConfig, verifies: Callable[[str], bool], seed: int) -
     _check_gsm_symbolic(config.sources, problems[Split.HELDOUT])
     heldout, heldout_duplicates = deduplicate(problems[Split.HELDOUT])
     rest, duplicates = deduplicate(problems[Split.VALIDATION] + problems[Split.TRAIN])
-    templated = {_name(source) for source in config.sources if source.family}
+    templated = {source.label for source in config.sources if source.family}
     clean, overlap = decontaminate(rest, heldout, templated=templated)
     admitted, references = check_references(heldout + clean, verifies)
     heldout_duplicates = replace(heldout_duplicates, name="held-out duplicates")
@@ -63,11 +63,6 @@ def _read(source: SourceConfig) -> list[Problem]:
     return generate(source) if source.family else load(source)
 
 
-def _name(source: SourceConfig) -> str:
-    """What the source calls itself in errors and in `Problem.source` of a family."""
-    return source.name or source.family or source.data
-
-
 def _check_gsm_symbolic(sources: Sequence[SourceConfig], heldout: Sequence[Problem]) -> None:
     """Refuse to train on rewritten test problems of GSM8K where GSM8K is held out."""
     for source in sources:
@@ -77,6 +72,6 @@ def _check_gsm_symbolic(sources: Sequence[SourceConfig], heldout: Sequence[Probl
         named = any("gsm8k" in f"{s.name} {s.data}".lower() for s in sources if s.split is Split.HELDOUT)
         if named or any(problem.family == "gsm8k" for problem in heldout):
             raise ConfigError(
-                f"source {_name(source)!r} would train on gsm_symbolic, which is made from GSM8K's test problems, and "
+                f"source {source.label!r} would train on gsm_symbolic, which is made from GSM8K's test problems, and "
                 "GSM8K is held out: take another family or another held-out set"
             )

@@ -53,7 +53,7 @@ def generate(source: SourceConfig) -> list[Problem]:
     serve; DataError where the family has fewer than `count` problems under these settings.
     """
     make_dataset = _dataset_maker(source)
-    name = source.name or source.family
+    name = source.label
     problems: list[Problem] = []
     seen: set[str] = set()
     repeats = 0

@@ -41,7 +41,7 @@ def load(source: SourceConfig, *, max_row_errors: int = 0) -> list[Problem]:
     Up to `max_row_errors` broken rows are left out, each with a logged warning; one more raises DataError naming
     file, line and fault. DataError also for a missing or unreadable file, unknown columns, and an empty set.
     """
-    name = source.name or Path(source.data).name.split(".")[0] or "data"
+    name = source.label
     problems: list[Problem] = []
     num_broken = 0
     for origin, unit, rows in _parts(source):

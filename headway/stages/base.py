@@ -1,8 +1,8 @@
 """Stage 0, only for a model from scratch: a base that answers without reasoning.
 
-The recipe starts from a pre-trained model. A laptop has none of a million parameters, so this makes one: plain language
-modelling on "question -> answer" text of every training problem, packed. It sees no worked solution, so what it scores is
-what guessing and memory give; the four stages are measured against it.
+The recipe starts from a pre-trained model. A laptop has none of a million parameters, so this makes one: it learns
+"question -> answer" text of every training problem, packed, elementary ones (`base_only` sources) among them. It sees no worked
+solution, so what it scores is what guessing and memory give; the four stages are measured against it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 
 from headway.problems.prompt import boxed
 from headway.stages.packing import row_batches
-from headway.stages.workspace import Workspace, frozen
+from headway.stages.workspace import Workspace
 from headway.store.queries import training_problems
 from headway.train.fit import Fitted
 from headway.train.likelihood import Likelihood
@@ -22,10 +22,12 @@ def train_base(work: Workspace) -> Fitted:
     """Train the policy in place on question -> answer text."""
     config = work.recipe.base
     assert config is not None
-    selection = training_problems(work.store)
-    work.run.freeze("base", frozen(selection.funnel, [], selection.versions))
+    selection = training_problems(work.table("base"))
     examples = [Example(problem, "", boxed(problem.reference)) for problem in selection.rows]
-    documents = work.documents(examples, on_prompt=True)
+    pairs = zip(selection.ids, work.documents(examples, config.train_on_prompt), strict=True)
+    found = {problem_id: document for problem_id, document in pairs if len(document.ids) <= config.seq_len}
+    work.freeze("base", selection, list(found), too_long=len(examples) - len(found))
+    documents = list(found.values())
     rows, batches = row_batches(documents, config.seq_len, config.batch_rows, work.recipe.seed)
     steps = math.ceil(config.epochs * len(rows) / config.batch_rows)
     objective = Likelihood(work.model, documents, batches, config.micro_batch_tokens)

@@ -20,7 +20,8 @@ def teach(work: Workspace, verifier: Verifier) -> None:
     recipe, run = work.recipe, work.run
     if run.done("teacher"):
         return
-    problems = training_problems(work.store).rows
+    elementary = work.base_only()
+    problems = [problem for problem in training_problems(work.store).rows if problem.id not in elementary]
     by_id = {problem.id: problem for problem in problems}
     written = _scripted(problems, recipe)
     imported = [_import(problem) for problem in problems if problem.solution and problem.source in _importing(recipe)]
@@ -46,7 +47,7 @@ def _scripted(problems: list[Problem], recipe: Recipe) -> list[Rollout]:
 
 def _importing(recipe: Recipe) -> set[str]:
     """Names of the sources whose own solutions are wanted."""
-    return {source.name or source.data for source in recipe.problems.sources if source.solutions}
+    return {source.label for source in recipe.problems.sources if source.solutions}
 
 
 def _import(problem: Problem) -> Rollout:

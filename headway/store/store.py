@@ -154,7 +154,7 @@ class Store:
         where: str = "",
         *,
         split: Split | str | None = None,
-        source: str | None = None,
+        source: str | Sequence[str] | None = None,
         family: str | None = None,
         ids: Sequence[str] | None = None,
     ) -> list[Problem]:

@@ -20,7 +20,7 @@ from torch import Tensor
 from headway.config import StageConfig
 from headway.errors import CheckpointError
 from headway.model.transformer import Decoder
-from headway.train.optim import adamw, learning_rate, load_optimizer, optimizer_tensors, update
+from headway.train.optim import Optimizer, learning_rate, load_optimizer, make_optimizer, optimizer_tensors, update
 from headway.train.resume import StageFolder
 
 Micro = TypeVar("Micro")
@@ -75,7 +75,7 @@ def fit(model: Decoder, objective: Objective[Any], config: StageConfig, steps: i
 
     Raises FloatingPointError when a gradient is not finite: the weights are then those before that step.
     """
-    optimizer = adamw(model, config.optimizer)
+    optimizer = make_optimizer(model, config.optimizer)
     step, tokens, ended = _resume(model, optimizer, objective, folder)
     saved_at = time.monotonic()
     while step < steps and not ended:
@@ -96,7 +96,7 @@ def fit(model: Decoder, objective: Objective[Any], config: StageConfig, steps: i
 
 
 def _one_step(
-    model: Decoder, optimizer: torch.optim.AdamW, objective: Objective[Any], config: StageConfig, step: int, steps: int
+    model: Decoder, optimizer: Optimizer, objective: Objective[Any], config: StageConfig, step: int, steps: int
 ) -> tuple[dict[str, Any], int]:
     """One step: its updates, and the row of metrics (means over updates)."""
     rate = learning_rate(config.optimizer, step, steps)
@@ -127,7 +127,7 @@ def autocast(model: Decoder) -> torch.autocast:
 
 def _save(
     model: Decoder,
-    optimizer: torch.optim.AdamW,
+    optimizer: Optimizer,
     objective: Objective[Any],
     folder: StageFolder,
     step: int,
@@ -141,9 +141,7 @@ def _save(
     folder.save(step, weights | moments | extra, state)
 
 
-def _resume(
-    model: Decoder, optimizer: torch.optim.AdamW, objective: Objective[Any], folder: StageFolder
-) -> tuple[int, int, bool]:
+def _resume(model: Decoder, optimizer: Optimizer, objective: Objective[Any], folder: StageFolder) -> tuple[int, int, bool]:
     """Load the newest resume point into model, optimizer and objective: (step, tokens, ended); zeros if there is none."""
     found = folder.load()
     if found is None:

@@ -1,4 +1,4 @@
-"""AdamW on float32 master weights, and the learning rate of each step. It does not know what is trained on.
+"""The optimizer on float32 master weights, and the learning rate of each step. It does not know what is trained on.
 
 lr(s) = peak * warm-up(s) * decay(s),    warm-up linear over its share of the steps, decay constant, linear or cosine
 """
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from headway.config import OptimizerConfig
+from headway.train.muon import Muon
 
 
 def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
@@ -25,18 +26,35 @@ def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
     return config.lr * (config.final_lr + (1 - config.final_lr) * share)
 
 
-def adamw(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """Fused AdamW; matrices decay, vectors do not. Raises nothing: all parameters must be float32 (asserted)."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    assert all(p.dtype == torch.float32 for p in parameters), "master weights are float32"
+Optimizer = torch.optim.AdamW | Muon
+
+
+def make_optimizer(model: nn.Module, config: OptimizerConfig) -> Optimizer:
+    """The recipe's optimizer over all parameters, which must be float32 (asserted). Matrices decay, vectors do not.
+
+    "adamw" is PyTorch's fused one. "muon" takes the matrices of the hidden layers; embeddings, output and norms stay with AdamW.
+    """
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    assert all(p.dtype == torch.float32 for _, p in named), "master weights are float32"
+    vectors = {"params": [p for _, p in named if p.dim() < 2], "weight_decay": 0.0}
+    matrices = [(name, p) for name, p in named if p.dim() >= 2]
+    if config.name == "adamw":
+        groups = [{"params": [p for _, p in matrices], "weight_decay": config.weight_decay}, vectors]
+        return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
+    hidden = [p for name, p in matrices if not name.startswith(_ENDS)]
+    ends = [p for name, p in matrices if name.startswith(_ENDS)]
     groups = [
-        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+        {"params": hidden, "weight_decay": config.weight_decay, "use_muon": True},
+        {"params": ends, "weight_decay": config.weight_decay},
+        vectors,
     ]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
+    return Muon(groups, lr=config.lr, betas=config.betas, eps=config.eps)
 
 
-def update(optimizer: torch.optim.AdamW, model: nn.Module, lr: float, clip_norm: float) -> float:
+_ENDS = ("embedding.", "output.")  # the parameters that turn tokens to vectors and back
+
+
+def update(optimizer: Optimizer, model: nn.Module, lr: float, clip_norm: float) -> float:
     """Clip the gradient's norm, take one step at rate `lr`, clear the gradient. Returns the norm before clipping.
 
     A gradient that is not finite raises FloatingPointError before the weights are touched.
@@ -51,13 +69,13 @@ def update(optimizer: torch.optim.AdamW, model: nn.Module, lr: float, clip_norm:
     return norm
 
 
-def optimizer_tensors(optimizer: torch.optim.AdamW, model: nn.Module) -> dict[str, Tensor]:
-    """The optimizer's state by parameter name: `NAME.exp_avg`, `NAME.exp_avg_sq` and `NAME.step`."""
+def optimizer_tensors(optimizer: Optimizer, model: nn.Module) -> dict[str, Tensor]:
+    """The optimizer's state by parameter name: `NAME.exp_avg`, `NAME.exp_avg_sq`, `NAME.step`, `NAME.momentum`."""
     names = {id(p): name for name, p in model.named_parameters()}
     return {f"{names[id(p)]}.{key}": value.contiguous() for p, state in optimizer.state.items() for key, value in state.items()}
 
 
-def load_optimizer(optimizer: torch.optim.AdamW, model: nn.Module, tensors: dict[str, Tensor]) -> None:
+def load_optimizer(optimizer: Optimizer, model: nn.Module, tensors: dict[str, Tensor]) -> None:
     """Put back what `optimizer_tensors` gave."""
     for name, parameter in model.named_parameters():
         found = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.rpartition(".")[0] == name}
