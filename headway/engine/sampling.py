@@ -10,12 +10,14 @@ know what a prompt or a cache is.
 from __future__ import annotations
 
 import hashlib
+import math
 
 import numpy as np
 import torch
 from torch import Tensor
 
 _M64 = (1 << 64) - 1
+_HEAD = 256  # tokens among which top-p's set is looked for first
 
 
 def sample_key(seed: int, *coordinates: object) -> int:
@@ -44,12 +46,15 @@ def draw(logits: Tensor, noise: Tensor, temperature: Tensor, top_p: Tensor | Non
     greedy = temperature == 0
     scale = torch.where(greedy, torch.ones_like(temperature), temperature)
     logprobs = (logits / scale[:, None]).log_softmax(-1)
-    tokens = _inverse_cdf(logprobs.exp(), noise)
-    chosen = logprobs.gather(-1, tokens[:, None]).squeeze(-1)
-    if top_p is not None and bool((top_p < 1).any()):
-        cut_tokens, cut_chosen = _nucleus(logprobs, noise, top_p)
-        truncated = top_p < 1
-        tokens, chosen = torch.where(truncated, cut_tokens, tokens), torch.where(truncated, cut_chosen, chosen)
+    truncated = top_p < 1 if top_p is not None else torch.zeros_like(greedy)
+    if top_p is not None and bool(truncated.all()):
+        tokens, chosen = _nucleus(logprobs, noise, top_p)
+    else:
+        tokens = _inverse_cdf(logprobs.exp(), noise)
+        chosen = logprobs.gather(-1, tokens[:, None]).squeeze(-1)
+        if top_p is not None and bool(truncated.any()):
+            cut_tokens, cut_chosen = _nucleus(logprobs, noise, top_p)
+            tokens, chosen = torch.where(truncated, cut_tokens, tokens), torch.where(truncated, cut_chosen, chosen)
     if bool(greedy.any()):
         best = logits.argmax(-1)
         tokens = torch.where(greedy, best, tokens)
@@ -65,11 +70,31 @@ def _inverse_cdf(probs: Tensor, noise: Tensor) -> Tensor:
 
 
 def _nucleus(logprobs: Tensor, noise: Tensor, top_p: Tensor) -> tuple[Tensor, Tensor]:
-    """Draw from the smallest set of likeliest tokens with mass >= top_p (Holtzman 2020), renormalised."""
-    ordered, order = torch.sort(logprobs, dim=-1, descending=True, stable=True)
+    """Draw from the smallest set of likeliest tokens with mass >= top_p (Holtzman 2020), renormalised.
+
+    That set is nearly always within the `_HEAD` likeliest tokens, and sorting a large vocabulary costs as much as a small model's
+    step: so those are looked at first, and only the rows whose set goes beyond them are sorted whole.
+    """
+    if logprobs.shape[-1] <= _HEAD:
+        order = torch.arange(logprobs.shape[-1], device=logprobs.device).expand(logprobs.shape)
+        return _nucleus_of(logprobs, order, noise, top_p)[:2]
+    head = logprobs.topk(_HEAD, sorted=False).indices.sort(-1).values  # by token, as ties are ordered
+    tokens, chosen, is_whole = _nucleus_of(logprobs.gather(-1, head), head, noise, top_p)
+    beyond = (~is_whole).nonzero().squeeze(-1)
+    if len(beyond):
+        order = torch.arange(logprobs.shape[-1], device=logprobs.device).expand(len(beyond), -1)
+        tokens[beyond], chosen[beyond], _ = _nucleus_of(logprobs[beyond], order, noise[beyond], top_p[beyond])
+    return tokens, chosen
+
+
+def _nucleus_of(logprobs: Tensor, order: Tensor, noise: Tensor, top_p: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The draw from candidates [B, C] whose tokens are `order` [B, C], ascending; and whether the set ends within them."""
+    ordered, places = torch.sort(logprobs, dim=-1, descending=True, stable=True)
     probs = ordered.exp()
-    before = probs.cumsum(-1) - probs
-    kept = torch.where(before < top_p[:, None], probs, torch.zeros_like(probs))
+    is_kept = probs.cumsum(-1) - probs < top_p[:, None]
+    kept = torch.where(is_kept, probs, torch.zeros_like(probs))
     place = _inverse_cdf(kept, noise)[:, None]
     chosen = ordered.gather(-1, place) - kept.sum(-1, keepdim=True).log()
-    return order.gather(-1, place).squeeze(-1), chosen.squeeze(-1)
+    least = ordered.masked_fill(~is_kept, math.inf).amin(-1)
+    is_whole = least > ordered[:, -1]  # strictly: a token beyond the candidates may tie with the last of them
+    return order.gather(-1, places.gather(-1, place)).squeeze(-1), chosen.squeeze(-1), is_whole

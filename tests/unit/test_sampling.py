@@ -122,6 +122,23 @@ def test_rows_are_drawn_as_if_alone() -> None:
         torch.testing.assert_close(logprob[0], logprobs[i])
 
 
+def test_top_p_of_a_large_vocabulary_is_that_of_the_whole_sort() -> None:
+    """Sharp rows end within the likeliest 256 of 5,000 tokens, flat ones go beyond, equal ones tie across that border."""
+    generator = torch.Generator().manual_seed(0)
+    scale = torch.tensor([4.0, 0.3, 0.0]).repeat(20)[:, None]
+    logits, u = scale * torch.randn(60, 5000, generator=generator), noise(60, "large")
+    temperature, top_p = constant(1.0, 60), torch.tensor([0.95, 0.5]).repeat(30)
+    tokens, logprobs = draw(logits, u, temperature, top_p)
+    for i in range(60):
+        order = sorted(range(5000), key=lambda t, i=i: (-logits[i, t].item(), t))
+        probs = logits[i].softmax(-1)[order]
+        last = int((probs.cumsum(-1) - probs < top_p[i]).sum())  # tokens in the smallest set that reaches top_p
+        cumulative = probs[:last].double().cumsum(-1)
+        place = int(torch.searchsorted(cumulative, u[i] * cumulative[-1], right=True))
+        assert tokens[i].item() == order[place]
+        assert logprobs[i].item() == pytest.approx(math.log(probs[place] / cumulative[-1]), abs=1e-4)
+
+
 def test_what_cannot_happen_is_never_drawn() -> None:
     logits = torch.tensor([[float("-inf"), 0.0, float("-inf"), 0.0, float("-inf")]]).expand(DRAWS, -1)
     tokens, _ = draw(logits, noise(DRAWS, "impossible"), constant(1.0, DRAWS))
