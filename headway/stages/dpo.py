@@ -15,6 +15,7 @@ Deviations:
 from __future__ import annotations
 
 import math
+from itertools import compress
 
 from headway.sample import Plan
 from headway.stages.workspace import Workspace
@@ -32,19 +33,22 @@ def learn_preferences(work: Workspace) -> Fitted:
     samplers: tuple[str, ...] = ("teacher", "import") if config.teacher_pairs else ()
     if config.own_problems:
         samplers += ("dpo",)
-        problems = rl_problems(work.store, seed=work.recipe.seed, limit=config.own_problems).rows
+        problems = rl_problems(work.store, seed=work.recipe.seed, limit=config.own_problems, exclude=work.base_only()).rows
         plan = Plan("dpo", 0, f"{work.recipe.name}/sft", config.temperature, 1.0, config.max_tokens)
         work.sample_stored(problems, config.own_rollouts, plan, "dpo", "dpo")
     selection = dpo_pairs(
-        work.store,
+        work.table("dpo"),
         samplers=samplers,
         pairs_per_problem=config.pairs_per_problem,
         seed=work.recipe.seed,
         across_samplers=config.across_samplers,
     )
     found = document_pairs(work, selection.rows)
-    pairs = [p for p in found if max(len(p.chosen.ids), len(p.rejected.ids)) <= config.max_tokens]
-    work.freeze("dpo", selection, too_long=len(found) - len(pairs), report=pair_report(selection.rows))
+    fits = [max(len(p.chosen.ids), len(p.rejected.ids)) <= config.max_tokens for p in found]
+    pairs = list(compress(found, fits))
+    rows = list(compress(selection.rows, fits))
+    lost = len({row.problem.id for row in selection.rows}) - len({row.problem.id for row in rows})  # the funnel counts problems
+    work.freeze("dpo", selection, list(compress(selection.ids, fits)), too_long=lost, report=pair_report(rows))
     reference = reference_logprobs(work.model, pairs, config.micro_batch_tokens)
     batch = min(config.batch_pairs, len(pairs))
     steps = math.ceil(config.epochs * len(pairs) / batch)

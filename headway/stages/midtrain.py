@@ -7,8 +7,8 @@ set saturates (16K tokens a row, batch 128, learning rate 1e-5, 10 % warm-up, 5 
 Deviations:
 1. Packed documents do not attend across each other, and positions restart. The paper does not say; a mask is exact.
 2. "Saturates" is made precise: the validation loss (rollouts of teacher problems kept out of the gradient) is measured every
-   `validate_every` steps; training ends after `patience` measurements without a new best, or after `max_epochs`, and the
-   best weights are kept.
+   `validate_every` steps and at the end; training ends after `patience` measurements without a new best, or after
+   `max_epochs`, and the best weights are kept.
 3. Every document ends in the stop token, as text in pre-training does.
 """
 
@@ -28,21 +28,22 @@ def midtrain(work: Workspace) -> Fitted:
     """Train the policy in place; the notes hold the best validation step and loss."""
     config = work.recipe.midtrain
     assert config is not None
-    selection = midtrain_examples(work.store)
-    validation, training = split_validation(selection.rows, config.validation_share)
-    documents = work.documents(training, config.train_on_prompt)
-    held = work.documents(validation, config.train_on_prompt)
-    fit_in = [d for d in documents if len(d.ids) <= config.seq_len]
-    held_in = [d for d in held if len(d.ids) <= config.seq_len]
-    work.freeze("midtrain", selection, too_long=len(documents) + len(held) - len(fit_in) - len(held_in))
-    rows, batches = row_batches(fit_in, config.seq_len, config.batch_rows, work.recipe.seed)
+    selection = midtrain_examples(work.table("midtrain"))
+    pairs = zip(selection.rows, work.documents(selection.rows, config.train_on_prompt), strict=True)
+    found = {example.rollout_id: document for example, document in pairs if len(document.ids) <= config.seq_len}
+    work.freeze("midtrain", selection, list(found), too_long=len(selection.rows) - len(found))
+    fitting = [example for example in selection.rows if example.rollout_id in found]
+    validation, training = split_validation(fitting, config.validation_share)
+    documents = [found[example.rollout_id] for example in training]
+    held = [found[example.rollout_id] for example in validation]
+    rows, batches = row_batches(documents, config.seq_len, config.batch_rows, work.recipe.seed)
     steps = math.ceil(config.max_epochs * len(rows) / config.batch_rows)
     objective = Likelihood(
-        work.model, fit_in, batches, config.micro_batch_tokens, held_in, config.validate_every, config.patience
+        work.model, documents, batches, config.micro_batch_tokens, held, config.validate_every, config.patience, steps
     )
     fitted = work.fit("midtrain", objective, config, steps)
-    fill = sum(len(d.ids) for d in fit_in) / (len(rows) * config.seq_len)
-    notes = {"documents": len(fit_in), "validation_documents": len(held_in), "fill": fill, **objective.take_best()}
+    fill = sum(len(d.ids) for d in documents) / (len(rows) * config.seq_len)
+    notes = {"documents": len(documents), "validation_documents": len(held), "fill": fill, **objective.take_best()}
     return Fitted(fitted.steps, fitted.train_tokens, notes)
 
 

@@ -16,7 +16,7 @@ def row_batches(
 ) -> tuple[list[list[int]], Callable[[], Iterator[list[int]]]]:
     """The packed rows (document numbers) and a stream of batches of `batch_rows` rows, as document numbers.
 
-    Every document must fit into `seq_len` tokens (asserted: the queries drop longer ones and count them).
+    Every document must fit into `seq_len` tokens (asserted: the stages drop longer ones and count them).
     """
     rows = pack([len(document.ids) for document in documents], seq_len)
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from headway.errors import StoreError
 from headway.sample import Plan, rollouts_of, verdicts_of
 from headway.stages.rl_groups import Pool, choose, rewards, uniform_problems
 from headway.stages.workspace import Workspace, frozen
@@ -34,12 +35,12 @@ def reinforce(work: Workspace) -> Fitted:
     """Train the policy in place from fresh rollouts of training problems."""
     config = work.recipe.rl
     assert config is not None
-    selection = rl_problems(work.store, seed=work.recipe.seed, limit=config.problems)
+    selection = rl_problems(work.table("rl"), seed=work.recipe.seed, limit=config.problems, exclude=work.base_only())
     problems = selection.rows
     if config.uniform_length:
         problems = _uniform(work, problems)
     else:
-        work.run.freeze("rl", frozen(selection.funnel, selection.ids, selection.versions))
+        work.freeze("rl", selection, selection.ids)
     rollouts = Rollouts(work, problems)
     return work.fit("rl", PolicyGradient(work.model, rollouts, config), config, config.steps)
 
@@ -61,6 +62,8 @@ def _uniform(work: Workspace, problems: list[Problem]) -> list[Problem]:
         lengths.setdefault(rollout.problem_id, []).append(rollout.num_tokens)
     kept = uniform_problems(lengths, config.max_length_variation)
     funnel = Funnel("rl", len(tried), len(kept), {"responses of uneven length": len(tried) - len(kept)})
+    if not kept:
+        raise StoreError(f"the selection keeps nothing: {funnel}; raise rl.max_length_variation")
     work.run.freeze("rl", frozen(funnel, kept, work.store.versions()))
     return [by_id[i] for i in kept]
 

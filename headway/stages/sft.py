@@ -27,16 +27,17 @@ def finetune(work: Workspace) -> Fitted:
     config = work.recipe.sft
     assert config is not None
     selection = sft_examples(
-        work.store,
+        work.table("sft"),
         per_problem=config.per_problem,
         max_repetition=config.max_repetition,
         shortest=config.shortest,
         max_examples=config.max_examples,
         seed=work.recipe.seed,
     )
-    found = work.documents(selection.rows)
-    documents = [d for d in found if len(d.ids) <= config.max_tokens]
-    work.freeze("sft", selection, too_long=len(found) - len(documents))
+    pairs = zip(selection.ids, work.documents(selection.rows), strict=True)
+    found = {rollout_id: document for rollout_id, document in pairs if len(document.ids) <= config.max_tokens}
+    work.freeze("sft", selection, list(found), too_long=len(selection.rows) - len(found))
+    documents = list(found.values())
     batch = min(config.batch_examples, len(documents))
     steps = math.ceil(config.epochs * len(documents) / batch)
     objective = Likelihood(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from headway.config import Recipe, StageConfig
-from headway.errors import StoreError
+from headway.errors import RunError, StoreError
 from headway.model.tokenizer import Tokenizer
 from headway.model.transformer import Decoder
 from headway.runs import Run
@@ -43,6 +43,11 @@ class Workspace:
         """The problem's prompt as token ids."""
         return self.sampler.prompt_ids(problem)
 
+    def base_only(self) -> set[str]:
+        """Ids of training problems that only the base may learn from."""
+        names = [source.label for source in self.recipe.problems.sources if source.base_only]
+        return {problem.id for problem in self.store.problems(source=names)} if names else set()
+
     def documents(self, examples: Sequence[Example], on_prompt: bool = False) -> list[Document]:
         """One document an example: prompt, completion, stop token; learned from the completion on, or all of it."""
         completions = self.tokenizer.encode_batch([example.completion for example in examples])
@@ -64,10 +69,19 @@ class Workspace:
             done = min(len(problems), start + _CHUNK)
             self.tell(stage, done * count, len(problems) * count, {"sampling": plan.sampler})
 
-    def freeze(self, stage: str, selection: Selection[Any], too_long: int = 0, **report: Any) -> None:
-        """Write down what a query selected for `stage`, with its funnel; `too_long` rows were dropped after it.
+    def table(self, stage: str) -> Store:
+        """The rollout table as the stage's query must read it: where it was frozen, the versions of then.
 
-        Raises StoreError, with the funnel, when nothing is left.
+        So a stage that is resumed selects what it selected, however the table has grown since (RL adds to it itself).
+        """
+        kept = self.run.frozen(stage)
+        return self.store if kept is None else self.store.at(kept["versions"])
+
+    def freeze(self, stage: str, selection: Selection[Any], ids: Sequence[str], too_long: int = 0, **report: Any) -> None:
+        """Write down what `stage` learns from: the `ids` used, the table versions, the funnel.
+
+        `too_long` of what the selection's funnel counts as kept were dropped after it. Raises StoreError, with the funnel,
+        when nothing is left.
         """
         funnel = selection.funnel
         if too_long:
@@ -75,15 +89,21 @@ class Workspace:
             funnel = Funnel(funnel.name, funnel.considered, funnel.kept - too_long, dropped)
         if not funnel.kept:
             raise StoreError(f"the selection keeps nothing: {funnel}")
-        self.run.freeze(stage, frozen(funnel, selection.ids, selection.versions) | report)
+        self.run.freeze(stage, frozen(funnel, ids, selection.versions) | report)
 
     def fit(self, stage: str, objective: Objective[Any], config: StageConfig, steps: int) -> Fitted:
-        """Train the policy in place under the run's folder and progress display."""
+        """Train the policy in place under the run's folder and progress display.
+
+        Raises RunError where a gradient is not finite.
+        """
 
         def show(done: int, total: int, row: dict[str, Any]) -> None:
             self.tell(stage, done, total, row)
 
-        return fit(self.model, objective, config, steps, StageFolder(self.run, stage), show)
+        try:
+            return fit(self.model, objective, config, steps, StageFolder(self.run, stage), show)
+        except FloatingPointError as error:
+            raise RunError(f"{stage}: {error}; training diverged: try a lower {stage}.optimizer.lr under another name") from None
 
 
 def frozen(funnel: Funnel, ids: Sequence[Any], versions: dict[str, int]) -> dict[str, Any]:
