@@ -75,7 +75,7 @@ def _nucleus(logprobs: Tensor, noise: Tensor, top_p: Tensor) -> tuple[Tensor, Te
     That set is nearly always within the `_HEAD` likeliest tokens, and sorting a large vocabulary costs as much as a small model's
     step: so those are looked at first, and only the rows whose set goes beyond them are sorted whole.
     """
-    if logprobs.shape[-1] <= _HEAD:
+    if logprobs.shape[-1] <= 8 * _HEAD:  # a small one is sorted sooner than searched
         order = torch.arange(logprobs.shape[-1], device=logprobs.device).expand(logprobs.shape)
         return _nucleus_of(logprobs, order, noise, top_p)[:2]
     head = logprobs.topk(_HEAD, sorted=False).indices.sort(-1).values  # by token, as ties are ordered
