@@ -123,14 +123,14 @@ def test_rows_are_drawn_as_if_alone() -> None:
 
 
 def test_top_p_of_a_large_vocabulary_is_that_of_the_whole_sort() -> None:
-    """Sharp rows end within the likeliest 256 of 5,000 tokens, flat ones go beyond, equal ones tie across that border."""
+    """Sharp rows end within the likeliest 256 of 5,003 tokens, flat ones go beyond, equal ones tie across that border."""
     generator = torch.Generator().manual_seed(0)
     scale = torch.tensor([4.0, 0.3, 0.0]).repeat(20)[:, None]
-    logits, u = scale * torch.randn(60, 5000, generator=generator), noise(60, "large")
+    logits, u = scale * torch.randn(60, 5003, generator=generator), noise(60, "large")
     temperature, top_p = constant(1.0, 60), torch.tensor([0.95, 0.5]).repeat(30)
     tokens, logprobs = draw(logits, u, temperature, top_p)
     for i in range(60):
-        order = sorted(range(5000), key=lambda t, i=i: (-logits[i, t].item(), t))
+        order = sorted(range(5003), key=lambda t, i=i: (-logits[i, t].item(), t))
         probs = logits[i].softmax(-1)[order]
         last = int((probs.cumsum(-1) - probs < top_p[i]).sum())  # tokens in the smallest set that reaches top_p
         cumulative = probs[:last].double().cumsum(-1)
