@@ -242,19 +242,48 @@ STAGES = ("base", "midtrain", "sft", "dpo", "rl")
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a TOML recipe and apply `key=value` overrides (dotted keys, TOML values; a bare word is a string).
 
-    Raises ConfigError with one line that names the file or the key and what would be right.
+    A recipe may say `extends = "other.toml"` (beside it): it then holds only what differs, and `without = ["rl"]` leaves
+    sections of the other one out. Raises ConfigError with one line that names the file or the key and what would be right.
     """
+    values = _read(Path(path), ())
+    for override in overrides:
+        _apply(values, override)
+    return parse_recipe(values, str(path))
+
+
+def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    """The values of a recipe file, laid over those of the one that it extends."""
     try:
-        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        own = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"no recipe at {path}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the recipe {path}: {error}") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not TOML: {error}") from None
-    for override in overrides:
-        _apply(values, override)
-    return parse_recipe(values, str(path))
+    other, without = own.pop("extends", None), own.pop("without", [])
+    if other is None and not without:
+        return own
+    if not isinstance(other, str) or path in seen:
+        raise ConfigError(f"{path}: 'extends' names another recipe file, and 'without' needs it; not {other!r}")
+    values = _read(path.parent / other, (*seen, path))
+    for section in without if isinstance(without, list) else [without]:
+        if not isinstance(section, str) or section not in values:
+            raise ConfigError(f"{path}: 'without' lists sections of {other}; {section!r} is none")
+        del values[section]
+    return _overlaid(values, own)
+
+
+def _overlaid(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """`over` laid over `under`, section by section; lists and plain values replace."""
+    merged = dict(under)
+    for key, value in over.items():
+        below = merged.get(key)
+        if isinstance(value, dict) and isinstance(below, dict):
+            merged[key] = _overlaid(cast("dict[str, Any]", below), cast("dict[str, Any]", value))
+        else:
+            merged[key] = value
+    return merged
 
 
 def parse_recipe(values: dict[str, Any], origin: str) -> Recipe:
