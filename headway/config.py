@@ -267,7 +267,8 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if not isinstance(other, str) or path in seen:
         raise ConfigError(f"{path}: 'extends' names another recipe file, and 'without' needs it; not {other!r}")
     values = _read(path.parent / other, (*seen, path))
-    for section in without if isinstance(without, list) else [without]:
+    sections: list[Any] = cast("list[Any]", without) if isinstance(without, list) else [without]
+    for section in sections:
         if not isinstance(section, str) or section not in values:
             raise ConfigError(f"{path}: 'without' lists sections of {other}; {section!r} is none")
         del values[section]

@@ -173,3 +173,32 @@ def test_unreadable_recipes_are_one_line(tmp_path):
 
 def test_a_long_wrong_value_is_cut_in_the_message(tmp_path):
     assert len(message_of(tmp_path, TEXT, f"rl.steps={'x' * 10_000}")) < 400
+
+
+def test_a_recipe_extends_another(tmp_path):
+    (tmp_path / "whole.toml").write_text(
+        'name = "whole"\n[[problems.sources]]\nfamily = "chain_sum"\ncount = 3\n[base]\nepochs = 2\nseq_len = 64\n[rl]\n'
+    )
+    (tmp_path / "part.toml").write_text('extends = "whole.toml"\nwithout = ["rl"]\nname = "part"\n[base]\nepochs = 3\n')
+    part = load_recipe(tmp_path / "part.toml")
+    assert part.name == "part"
+    assert part.stages == ("base",)
+    assert part.base is not None
+    assert (part.base.epochs, part.base.seq_len) == (3, 64)  # one key changed, its neighbour kept
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('extends = "none.toml"', "no recipe at"),
+        ('extends = "self.toml"', "extends"),
+        ('without = ["rl"]', "extends"),
+        ('extends = "whole.toml"\nwithout = ["rll"]', "'rll' is none"),
+    ],
+)
+def test_a_wrong_extends_is_one_line(tmp_path, text, message):
+    (tmp_path / "whole.toml").write_text('name = "whole"\n[rl]\nsteps = 5\n')
+    (tmp_path / "self.toml").write_text(text)
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_recipe(tmp_path / "self.toml")
+    assert "\n" not in str(caught.value)
