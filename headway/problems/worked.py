@@ -76,7 +76,7 @@ def _check(value: int, operator: str, b: int) -> tuple[str, int] | None:
 
 
 def _chain_sum(writer: _Writer, problem: Problem) -> str:
-    expression = json.loads(problem.metadata)["expression"].replace(" ", "")
+    expression = json.loads(problem.metadata)["expression"].replace(" ", "").replace("--", "+").replace("+-", "-")
     first, *terms = re.findall(r"(?:^-|[+-])?\d+", expression)
     total = int(first)
     for place, term in enumerate(terms, start=1):
