@@ -18,7 +18,7 @@ import torch
 
 from headway.config import STAGES, ModelConfig, Recipe, TeacherConfig
 from headway.engine.engine import Engine
-from headway.errors import ConfigError, RunError
+from headway.errors import CheckpointError, ConfigError, RunError
 from headway.evaluate.benchmark import evaluate, score
 from headway.model.checkpoint import load_decoder, read_extra, save_decoder
 from headway.model.config import DecoderConfig
@@ -148,6 +148,7 @@ def _workspace(run: Run, store: Store, verifier: Verifier, tell: Tell) -> Worksp
         tokenizer = Tokenizer.load(source.checkpoint, source.gguf_file)
         model = load_decoder(source.checkpoint, gguf_file=source.gguf_file, device=device)
         tokenizer.check_fits(model.config.vocab_size)
+        _check_tokenizer(source.checkpoint, tokenizer)
     else:
         tokenizer = _new_tokenizer(run, store)
         model = initialise(_shape(recipe, tokenizer.size), recipe.seed).to(device)
@@ -155,6 +156,16 @@ def _workspace(run: Run, store: Store, verifier: Verifier, tell: Tell) -> Worksp
     work = Workspace(recipe, run, store, tokenizer, model, sampler, tell)
     teach(work, verifier)
     return work
+
+
+def _check_tokenizer(checkpoint: str, tokenizer: Tokenizer) -> None:
+    """Raise CheckpointError where a checkpoint of ours lies beside another tokenizer than it was trained with."""
+    trained = read_extra(checkpoint).get("tokenizer", tokenizer.fingerprint)
+    if trained != tokenizer.fingerprint:
+        raise CheckpointError(
+            f"{checkpoint}: its weights were trained with another tokenizer ({trained}) than the one beside them "
+            f"({tokenizer.fingerprint}); put the tokenizer's own files back"
+        )
 
 
 def _new_tokenizer(run: Run, store: Store) -> Tokenizer:
@@ -217,7 +228,7 @@ def _train(work: Workspace, stage: str) -> dict[str, Any]:
     fitted = _TRAIN[stage](work)
     numbers = {"train_tokens": fitted.train_tokens, "steps": fitted.steps, **fitted.notes}
     with points.save_final() as folder:
-        save_decoder(work.model, folder, work.tokenizer, {"trained": numbers})
+        save_decoder(work.model, folder, work.tokenizer, {"trained": numbers, "tokenizer": work.tokenizer.fingerprint})
     return numbers
 
 
