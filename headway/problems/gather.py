@@ -32,7 +32,7 @@ def gather(config: ProblemsConfig, verifies: Callable[[str], bool], seed: int) -
     `verifies(reference)` says whether a completion that boxes this very reference would be CORRECT; it is asked once
     a reference. The problems come in an order hashed from `seed`, so that sources are mixed; which ones they are does
     not depend on it. Raises what `load` and `generate` raise; ConfigError for gsm_symbolic beside GSM8K; DataError,
-    with the funnels, where nothing or nothing held out is left.
+    with the funnels, where nothing, nothing held out, or of the training sources nothing is left.
     """
     problems = {split: [p for s in config.sources if s.split is split for p in _read(s)] for split in _ORDER}
     _check_gsm_symbolic(config.sources, problems[Split.HELDOUT])
@@ -48,6 +48,9 @@ def gather(config: ProblemsConfig, verifies: Callable[[str], bool], seed: int) -
         raise DataError(f"no problem is left ({told})")
     if not any(problem.split is Split.HELDOUT for problem in admitted):
         raise DataError(f"no held-out problem is left to evaluate on: give a source with split = 'heldout' ({told})")
+    wants_training = any(source.split is Split.TRAIN for source in config.sources)
+    if wants_training and not any(problem.split is Split.TRAIN for problem in admitted):
+        raise DataError(f"no training problem is left ({told})")
     return sorted(admitted, key=lambda problem: content_id("gather", seed, problem.id)), funnels
 
 
