@@ -50,9 +50,9 @@ def test_micro_batches_hold_everything_once_within_the_limit(seed: int) -> None:
 
 
 def test_pack_is_best_fit_by_hand() -> None:
-    # rows of 10, longest first: 7 opens row 0 (3 left), 6 row 1 (4 left); 3 goes into the fuller row 0 though row 1 takes it,
-    # too; 4 fills row 1; 2 opens row 2
-    assert pack([6, 3, 7, 2, 4], 10) == [[2, 1], [0, 4], [3]]
+    # rows of 10, longest first: 7 opens row 0 (3 left), 6 row 1 (4 left); 3 fills row 0, though row 1 takes it, too; 1 goes
+    # into row 1, the only one with room; 10 before them all has a row of its own
+    assert pack([6, 7, 3, 1, 10], 10) == [[4], [1, 2], [0, 3]]
 
 
 def test_pack_fills_rows_exactly() -> None:
