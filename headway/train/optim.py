@@ -77,9 +77,10 @@ def optimizer_tensors(optimizer: Optimizer, model: nn.Module) -> dict[str, Tenso
 
 def load_optimizer(optimizer: Optimizer, model: nn.Module, tensors: dict[str, Tensor]) -> None:
     """Put back what `optimizer_tensors` gave."""
+    is_fused = any(group.get("fused") for group in optimizer.param_groups)  # it counts its steps where the weights are
     for name, parameter in model.named_parameters():
         found = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.rpartition(".")[0] == name}
         if found:
             optimizer.state[parameter] = {
-                key: value.cpu() if key == "step" else value.to(parameter.device) for key, value in found.items()
+                key: value.to("cpu" if key == "step" and not is_fused else parameter.device) for key, value in found.items()
             }
