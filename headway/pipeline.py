@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from headway.config import STAGES, ModelConfig, Recipe, TeacherConfig
+from headway.durable import MANIFEST
 from headway.engine.engine import Engine
 from headway.errors import CheckpointError, ConfigError, RunError
 from headway.evaluate.benchmark import evaluate, score
@@ -60,11 +61,12 @@ def run_recipe(
     until: str = "",
     only: str = "",
     on_stage: Callable[[Run], None] = lambda run: None,
+    say: Callable[[str], None] = lambda note: None,
 ) -> Path:
     """Run a recipe in `root/NAME` and return that folder; `until` ends after a stage, `only` runs no other stage.
 
-    A start that is not measured yet is made and measured first in any case. Calls `on_stage(run)` after each measured stage.
-    Raises HeadwayError for everything that the user can mend.
+    A start that is not measured yet is made and measured first in any case. Calls `on_stage(run)` after each measured stage,
+    and `say` with what the user should know of a resume. Raises HeadwayError for everything that the user can mend.
     """
     for name in filter(None, (until, only)):
         if name not in recipe.stages:
@@ -73,6 +75,8 @@ def run_recipe(
     wanted = order[: order.index(until or only or order[-1]) + 1]
     _set_up(recipe)
     with Run.open(root, recipe, origin) as run, Verifier() as verifier:
+        for note in run.notes:
+            say(note)
         for stage in wanted[1:-1]:
             if only and not run.done(stage):
                 raise RunError(f"{run.folder}: stage {stage} comes before {only} and is not done; run it first")
@@ -94,9 +98,10 @@ def run_recipe(
 def evaluate_checkpoint(recipe: Recipe, origin: str, checkpoint: str, root: Path, tell: Tell) -> tuple[Path, dict[str, Any]]:
     """Measure a checkpoint on the recipe's held-out problems, in a run folder of its own: that folder and the numbers.
 
-    The folder is named after the recipe and the checkpoint, so that measuring again goes on or gives the same.
+    The folder is named after the recipe and the checkpoint as it is now, so that measuring again goes on or gives the same,
+    and other weights under the same path are measured anew.
     """
-    name = f"{recipe.name}-eval-{content_id(str(Path(checkpoint).absolute()) if Path(checkpoint).exists() else checkpoint)}"
+    name = f"{recipe.name}-eval-{_identity(checkpoint)}"
     source = ModelConfig(checkpoint=checkpoint, gguf_file=recipe.model.gguf_file)
     alone = recipe.model_copy(update={"name": name, "model": source, "base": None, "teacher": TeacherConfig()})
     _set_up(alone)
@@ -109,6 +114,16 @@ def evaluate_checkpoint(recipe: Recipe, origin: str, checkpoint: str, root: Path
             _stage(work, START, None, heldout)
             _results(run)
         return run.folder, run.record(START)
+
+
+def _identity(checkpoint: str) -> str:
+    """An id of a checkpoint: of a folder its path and manifest (or the sizes and times of its files), else the hub's name."""
+    folder = Path(checkpoint)
+    if not folder.is_dir():
+        return content_id(checkpoint)
+    manifest = folder / MANIFEST
+    files = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(folder.iterdir())]
+    return content_id(folder.absolute(), manifest.read_text(encoding="utf-8") if manifest.is_file() else files)
 
 
 def _set_up(recipe: Recipe) -> None:

@@ -29,7 +29,10 @@ def run(recipe_path: str, overrides: Sequence[str], root: Path, until: str = "",
         def on_stage(opened: Run) -> None:
             _say_measured(opened, console)
 
-        folder = run_recipe(recipe, recipe_path, root, display, until=until, only=only, on_stage=on_stage)
+        def say(note: str) -> None:
+            console.print(Text(note), soft_wrap=True)
+
+        folder = run_recipe(recipe, recipe_path, root, display, until=until, only=only, on_stage=on_stage, say=say)
     render_staircase(folder, console)
     console.print(Text(f"page: {folder / 'report.html'}"), soft_wrap=True)
 

@@ -55,7 +55,8 @@ class Display:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._progress.stop()
+        if self._console.is_terminal:  # stopping one that was never started prints an empty line
+            self._progress.stop()
 
     def __call__(self, stage: str, done: int, total: int, numbers: dict[str, Any]) -> None:
         """Show where a stage stands."""

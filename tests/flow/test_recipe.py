@@ -393,6 +393,23 @@ def test_a_checkpoint_that_is_evaluated_is_the_stage_that_made_it(
     assert (found["num_problems"], found["samples_per_problem"]) == (60, 2)
     code, again, _ = said(capsys, ["eval", str(final), *command("run", tmp_path)[1:], "--json"])
     assert json.loads(again) == found
+    copy = tmp_path / "copy"
+    for stage in ("base", "sft"):  # other weights under the same path are measured anew
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(run / "checkpoints" / stage / "final", copy)
+        assert said(capsys, ["eval", str(copy), *command("run", tmp_path)[1:], "--json"])[0] == 0
+    assert len(list(tmp_path.glob("small-eval-*"))) == 3
+
+
+def test_a_changed_environment_is_told(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(run, tmp_path / "small")
+    path = tmp_path / "small" / "environment.json"
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    kept["started_with"]["versions"]["torch"] = "0.4.1"
+    path.write_text(json.dumps(kept), encoding="utf-8")
+    code, out, _ = said(capsys, command("run", tmp_path))
+    assert code == 0
+    assert "the environment changed since this run began (versions.torch" in out
 
 
 def test_a_run_folder_in_use(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ from torch import nn
 from headway.config import OptimizerConfig
 from headway.train.optim import load_optimizer, make_optimizer, optimizer_tensors, update
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+pytestmark = pytest.mark.gpu
 
 
 def model() -> nn.Sequential:
@@ -23,6 +23,7 @@ def train(made: nn.Module, optimizer: torch.optim.Optimizer, steps: range) -> No
         update(optimizer, made, lr=0.01, clip_norm=1.0)  # type: ignore[arg-type]
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("name", ["adamw", "muon"])
 def test_a_resumed_optimizer_on_cuda(name: Literal["adamw", "muon"]) -> None:
     config = OptimizerConfig(name=name, lr=0.01, weight_decay=0.1)
