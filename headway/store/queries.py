@@ -233,8 +233,9 @@ def _pairs_of(
         all_wrong += wrong
     if across:
         used = {rollout.id for pair in pairs for rollout in pair}
-        left = [[rollout for rollout in side if rollout.id not in used] for side in (all_correct, all_wrong)]
-        pairs += pair_up(*left, limit - len(pairs), seed)
+        correct = [rollout for rollout in all_correct if rollout.id not in used]
+        wrong = [rollout for rollout in all_wrong if rollout.id not in used]
+        pairs += pair_up(correct, wrong, limit - len(pairs), seed)
     return pairs
 
 
