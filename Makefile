@@ -23,7 +23,7 @@ test: .venv/.installed-dev
 check: .venv/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/python -m pytest tests/unit/test_house.py
 
 docs: .venv/.installed-dev
