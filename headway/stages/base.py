@@ -29,6 +29,6 @@ def train_base(work: Workspace) -> Fitted:
     work.freeze("base", selection, list(found), too_long=len(examples) - len(found))
     documents = list(found.values())
     rows, batches = row_batches(documents, config.seq_len, config.batch_rows, work.recipe.seed)
-    steps = math.ceil(config.epochs * len(rows) / config.batch_rows)
+    steps = math.ceil(config.epochs * len(rows) / min(config.batch_rows, len(rows)))
     objective = Likelihood(work.model, documents, batches, config.micro_batch_tokens)
     return work.fit("base", objective, config, steps)

@@ -37,7 +37,7 @@ def midtrain(work: Workspace) -> Fitted:
     documents = [found[example.rollout_id] for example in training]
     held = [found[example.rollout_id] for example in validation]
     rows, batches = row_batches(documents, config.seq_len, config.batch_rows, work.recipe.seed)
-    steps = math.ceil(config.max_epochs * len(rows) / config.batch_rows)
+    steps = math.ceil(config.max_epochs * len(rows) / min(config.batch_rows, len(rows)))
     objective = Likelihood(
         work.model, documents, batches, config.micro_batch_tokens, held, config.validate_every, config.patience, steps
     )

@@ -138,7 +138,7 @@ def test_initialise_is_a_function_of_the_seed() -> None:
     first, second, other = initialise(TINY, 0), initialise(TINY, 0), initialise(TINY, 1)
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
     assert not torch.equal(first.embedding.weight, other.embedding.weight)
-    # small init: sqrt(2 / (5 x 24)) = 0.1291; outputs into the residual stream 0.1291 / sqrt(2 layers) = 0.1291 / sqrt(4) = 0.0645
+    # small init: sqrt(2 / (5 x 24)) = 0.1291; outputs into the residual stream 0.1291 / sqrt(2 layers) = 0.0645
     assert abs(float(first.blocks[0].down.weight.detach().std()) - 0.0645) < 0.006
     assert abs(float(first.blocks[0].gate_up.weight.detach().std()) - 0.1291) < 0.006
 

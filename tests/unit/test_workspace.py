@@ -125,6 +125,16 @@ def test_the_base_drops_and_counts_questions_that_do_not_fit(tmp_path: Path) -> 
     assert found["funnel"]["dropped"]["longer than the stage allows"] == 16 - len(kept)
 
 
+def test_few_rows_are_still_learned_for_every_epoch(tmp_path: Path) -> None:
+    """A batch larger than the whole set is the whole set: three epochs are three steps, not a share of one."""
+    rows = {"optimizer": OPTIMIZER, "seq_len": 64, "batch_rows": 128}
+    sections = {"base": rows | {"epochs": 3}, "midtrain": rows | {"max_epochs": 3, "validate_every": 9}}
+    sections |= {"sft": {"optimizer": OPTIMIZER, "epochs": 3}, "dpo": {"optimizer": OPTIMIZER, "epochs": 3, "batch_pairs": 99}}
+    with workspace(tmp_path, **sections) as work:
+        taught(work.store, answers(parities(6)))
+        assert [train(work).steps for train in (train_base, midtrain, finetune, learn_preferences)] == [3, 3, 3, 3]
+
+
 @pytest.mark.parametrize(
     ("stage", "train"), [("midtrain", midtrain), ("sft", finetune), ("dpo", learn_preferences), ("base", train_base)]
 )
