@@ -187,7 +187,7 @@ def dpo_pairs(
 ) -> Selection[Pair]:
     """Pairs of a correct and a wrong rollout of one problem; the funnel counts problems.
 
-    A rollout is in one pair at most. Pairs are matched by similar length (see `selection.pair_up`), of one sampler and policy
+    A rollout is in one pair at most. Pairs begin alike as far as possible (see `selection.pair_up`), of one sampler and policy
     each, since a pair across two authors teaches their style. With `across_samplers` what is left of a problem is paired across
     authors, too (`pair_report` counts such pairs). "all correct" and "all wrong" speak of the judged rollouts; "nothing to pair"
     has both kinds, but not two whole ones that may be paired.

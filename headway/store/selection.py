@@ -2,7 +2,7 @@
 
     repetition(text)   share of its lines that stand there before
     balance            equal shares of (family, difficulty third), as far as each has rows
-    pair_up            correct and wrong rollouts of similar length, each used once
+    pair_up            correct and wrong rollouts that begin alike, each used once
 
 It does not know tables.
 """
@@ -71,11 +71,21 @@ def _third(problem: Problem, thirds: dict[str, tuple[float, float]]) -> int:
 
 
 def pair_up(correct: Sequence[Rollout], wrong: Sequence[Rollout], limit: int, seed: int) -> list[tuple[Rollout, Rollout]]:
-    """At most `limit` (correct, wrong) pairs, most similar in length first, ties by a seeded hash; no rollout twice."""
+    """At most `limit` (correct, wrong) pairs; no rollout twice.
+
+    Those with the longest common beginning first: what differs is then the mistake and what follows from it, and the tokens
+    before it cancel in DPO's gradient. Then the most similar in length; ties by a seeded hash.
+    """
     texts_wrong = {w.text: w for w in wrong}
     texts_correct = {c.text: c for c in correct}
     candidates = [(c, w) for c in texts_correct.values() for w in texts_wrong.values()]
-    candidates.sort(key=lambda p: (abs(len(p[0].text) - len(p[1].text)), content_id(seed, p[0].id, p[1].id)))
+
+    def order(pair: tuple[Rollout, Rollout]) -> tuple[int, int, str]:
+        chosen, rejected = pair
+        shared = _shared_beginning(chosen.text, rejected.text)
+        return -shared, abs(len(chosen.text) - len(rejected.text)), content_id(seed, chosen.id, rejected.id)
+
+    candidates.sort(key=order)
     used: set[str] = set()
     made: list[tuple[Rollout, Rollout]] = []
     for c, w in candidates:
@@ -85,3 +95,9 @@ def pair_up(correct: Sequence[Rollout], wrong: Sequence[Rollout], limit: int, se
             used |= {c.id, w.id}
             made.append((c, w))
     return made
+
+
+def _shared_beginning(a: str, b: str) -> int:
+    """How many characters two texts have in common from the start."""
+    shortest = min(len(a), len(b))
+    return next((i for i in range(shortest) if a[i] != b[i]), shortest)

@@ -195,6 +195,13 @@ def test_dpo_pairs_similar_lengths_and_uses_a_rollout_once(store):
     assert len(dpo_pairs(store, samplers=["teacher"], pairs_per_problem=1, seed=0).rows) == 1
 
 
+def test_dpo_pairs_what_begins_alike_first(store):
+    # common beginnings: "1+1=2;3" with "1+1=2;4" 6 characters, with "1+1=3;9" 4, with "nothing" 0, though its length is the same
+    add(store, "a", [("1+1=2;3", C), ("nothing", W), ("1+1=3;9", W), ("1+1=2;4", W)])
+    found = dpo_pairs(store, samplers=["teacher"], pairs_per_problem=3, seed=0)
+    assert [(p.chosen, p.rejected) for p in found.rows] == [("1+1=2;3", "1+1=2;4")]
+
+
 def test_dpo_does_not_pair_across_authors_and_can_take_one_step(store):
     add(store, "a", [("right", C)])
     add(store, "a", [("wrong", W)], sampler="dpo", policy="sft")
