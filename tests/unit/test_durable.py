@@ -3,7 +3,6 @@
 import hashlib
 import os
 import random
-import resource
 import signal
 import subprocess
 import sys
@@ -11,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from small_disk import with_file_size_limit
 
 from headway.durable import (
     MANIFEST,
@@ -44,14 +44,6 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-@pytest.fixture
-def file_size_limit():
-    """A function that forbids this process to write files longer than so many bytes: a full disk, in small."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
 def test_write_atomic_replaces_text_and_bytes_and_makes_folders(tmp_path):
     path = tmp_path / "a" / "b.txt"
     write_atomic(path, "größer")
@@ -70,21 +62,27 @@ def test_files_are_synced_before_they_get_their_name(tmp_path, monkeypatch):
     assert seen == ["fsync", "rename", "fsync"]  # the file, its name, the folder that holds the name
 
 
-def test_a_full_disk_is_one_line_and_the_old_file_stays(tmp_path, file_size_limit):
+def test_a_full_disk_is_one_line_and_the_old_file_stays(tmp_path):
     path = tmp_path / "results.json"
     write_atomic(path, b"old")
-    file_size_limit(100)
-    with pytest.raises(RunError, match=r"cannot write .*results.json \(5000 bytes\): File too large"):
-        write_atomic(path, b"x" * 5000)
+
+    def work() -> None:
+        with pytest.raises(RunError, match=r"cannot write .*results.json \(5000 bytes\): File too large"):
+            write_atomic(path, b"x" * 5000)
+
+    with_file_size_limit(100, work)
     assert path.read_bytes() == b"old"
     assert names(tmp_path) == ["results.json"]
 
 
-def test_a_full_disk_leaves_the_old_folder_and_no_litter(tmp_path, file_size_limit):
+def test_a_full_disk_leaves_the_old_folder_and_no_litter(tmp_path):
     folder = make(tmp_path / "point")
-    file_size_limit(1000)
-    with pytest.raises(RunError, match=r"cannot write .*point"):
-        make(folder, {"model.safetensors": b"x" * 5000})
+
+    def work() -> None:
+        with pytest.raises(RunError, match=r"cannot write .*point"):
+            make(folder, {"model.safetensors": b"x" * 5000})
+
+    with_file_size_limit(1000, work)
     assert names(tmp_path) == ["point"]
     check_folder(folder)
 

@@ -1,8 +1,7 @@
 """Metric rows: written at once, cut where a kill tore them, rewound to a step."""
 
-import resource
-
 import pytest
+from small_disk import with_file_size_limit
 
 from headway.errors import RunError
 from headway.journal import Metrics
@@ -64,13 +63,12 @@ def test_a_damaged_line_is_named(tmp_path, line):
 def test_a_full_disk_keeps_the_rows_before_whole(tmp_path):
     metrics = Metrics(tmp_path / "rl.jsonl")
     metrics.append({"step": 1})
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (50, before[1]))
-    try:
+
+    def work() -> None:
         with pytest.raises(RunError, match=r"cannot write .*rl\.jsonl"):
             metrics.append({"step": 2, "text": "x" * 100})
         metrics.append({"step": 3})  # there is room for a short one
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    with_file_size_limit(50, work)
     assert metrics.path.read_bytes() == b'{"step": 1}\n{"step": 3}\n'
     assert metrics.rows() == [{"step": 1}, {"step": 3}]
