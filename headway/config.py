@@ -211,7 +211,7 @@ class Recipe(Section):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     seed: int = Field(default=0, ge=0)
     threads: int = Field(default=0, ge=0)  # CPU threads; 0 = all cores
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     problems: ProblemsConfig
     model: ModelConfig = ModelConfig()
     teacher: TeacherConfig = TeacherConfig()

@@ -134,12 +134,10 @@ def _set_up(recipe: Recipe) -> None:
 
 def device_of(recipe: Recipe) -> torch.device:
     """The recipe's device; "auto" takes CUDA, else the CPU. Raises ConfigError where it is not there."""
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if recipe.device == "auto":
-        return torch.device("cuda" if there["cuda"] else "cpu")
-    if not there[recipe.device]:
-        raise ConfigError(f"'device' = {recipe.device!r}: this machine has none")
-    return torch.device(recipe.device)
+    has_cuda = torch.cuda.is_available()
+    if recipe.device == "cuda" and not has_cuda:
+        raise ConfigError("'device' = 'cuda': this machine has none")
+    return torch.device("cuda" if has_cuda and recipe.device != "cpu" else "cpu")
 
 
 def _problems(run: Run, store: Store, verifier: Verifier, tell: Tell) -> None:

@@ -10,7 +10,6 @@ This file does not know how anything is stored, sampled, judged or trained. It i
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -248,8 +247,3 @@ class Group:
     def pass_rate(self) -> float:
         """The share of the group's rollouts that are CORRECT."""
         return sum(self.is_correct) / len(self.verdicts)
-
-
-def total(funnels: Sequence[Funnel]) -> int:
-    """How many rows the funnels kept together."""
-    return sum(funnel.kept for funnel in funnels)

@@ -69,19 +69,6 @@ def token_logprobs(hidden: Tensor, weight: Tensor, targets: Tensor, temperature:
 
 
 @torch.no_grad()
-def token_entropy(hidden: Tensor, weight: Tensor, temperature: float = 1.0) -> Tensor:
-    """Entropy in nats, float32 [T], of the next-token distribution at each hidden state."""
-    steps = _chunks(hidden.shape[0], weight.shape[0])
-    out = torch.empty(hidden.shape[0], dtype=torch.float32, device=hidden.device)
-    scale = torch.full((hidden.shape[0],), 1.0 / temperature, device=hidden.device)
-    for start in steps:
-        part = slice(start, start + steps.step)
-        logprobs = _logits(hidden[part], weight, scale[part]).log_softmax(-1)
-        out[part] = -(logprobs.exp() * logprobs).sum(-1)
-    return out
-
-
-@torch.no_grad()
 def next_logits(hidden: Tensor, weight: Tensor) -> Tensor:
     """float32 logits [B, vocabulary] at temperature 1: what the sampler draws from."""
     return (hidden.to(weight.dtype) @ weight.t()).float()

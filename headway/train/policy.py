@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from headway.config import RlConfig
-from headway.model.head import token_entropy
 from headway.model.transformer import Decoder
 from headway.train.batching import Document, Flat, flatten, micro_batches
 from headway.train.likelihood import document_logprobs
@@ -154,10 +153,3 @@ class PolicyGradient:
     def kept_tensors(self) -> dict[str, Tensor]:
         """None."""
         return {}
-
-
-def mean_entropy(model: Decoder, flat: Flat, temperature: float) -> float:
-    """Mean entropy in nats of the next-token distribution over learned tokens."""
-    with torch.no_grad():
-        hidden = model(flat.ids, flat.layout)[flat.loss_mask]
-        return float(token_entropy(hidden, model.output_weight, temperature).mean())

@@ -13,9 +13,9 @@ from headway.config import RlConfig
 from headway.engine.engine import Engine
 from headway.engine.sampling import sample_key
 from headway.model.transformer import Decoder
-from headway.train.batching import Document, epochs, flatten
+from headway.train.batching import Document, epochs
 from headway.train.likelihood import Likelihood
-from headway.train.policy import PolicyGradient, Sampled, Trajectory, mean_entropy
+from headway.train.policy import PolicyGradient, Sampled, Trajectory
 from headway.types import Request
 
 
@@ -181,12 +181,3 @@ def test_its_state_is_that_of_the_sampling() -> None:
     objective.restore({"asked": 7, "tensors": {}})
     assert sampling.asked == 7
     assert objective.kept_tensors() == {}
-
-
-def test_entropy_of_a_uniform_policy() -> None:
-    model = tiny(1)
-    assert model.output is not None
-    with torch.no_grad():
-        model.output.weight.zero_()
-    flat = flatten([Document((5, 6, 7, STOP))])
-    assert mean_entropy(model, flat, 0.7) == pytest.approx(math.log(VOCABULARY), rel=1e-5)
