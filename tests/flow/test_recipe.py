@@ -45,7 +45,13 @@ def small() -> list[str]:
     values |= {"model.vocabulary": 280, "model.max_positions": 256, "teacher.problems": 100, "teacher.mistake_rate": 0.1}
     values |= {"base.seq_len": 256, "base.batch_rows": 30, "midtrain.seq_len": 256, "midtrain.batch_rows": 40}
     values |= {"midtrain.max_epochs": 2, "midtrain.validate_every": 2, "sft.epochs": 1, "sft.batch_examples": 40}
-    values |= {"dpo.batch_pairs": 8, "dpo.own_problems": 8, "dpo.own_rollouts": 2, "dpo.max_tokens": 256}
+    values |= {
+        "dpo.batch_pairs": 8,
+        "dpo.teacher_pairs": "true",
+        "dpo.own_problems": 8,
+        "dpo.own_rollouts": 2,
+        "dpo.max_tokens": 256,
+    }
     values |= {
         "rl.steps": 3,
         "rl.prompts": 6,
