@@ -119,6 +119,7 @@ class BaseConfig(StageConfig):
     seq_len: int = Field(default=512, ge=16)
     batch_rows: int = Field(default=16, ge=1)
     train_on_prompt: bool = True  # plain language modelling; off: only the answers are learned
+    own_sources: bool = False  # learn from the `base_only` sources alone, so that the stages' problems are new to the policy
 
 
 class MidtrainConfig(StageConfig):
@@ -192,6 +193,7 @@ class RlConfig(StageConfig):
     mask_truncated: bool = False  # SRPO: truncated responses get no advantage
     history_resampling: bool = False  # SRPO: after each epoch drop what was all correct
     problems: int = Field(default=0, ge=0)  # training problems in the pool; 0 = all
+    only_mixed: bool = False  # leave out problems on which the SFT model's stored rollouts (`dpo.own_problems`) all agree
     log_gap: bool = True  # sampler_logprobs against the trainer's, each step
 
 

@@ -18,6 +18,8 @@ from headway.problems.prompt import messages
 from headway.types import Completion, Group, Problem, Request, Rollout, StopReason, Verdict
 from headway.verify.judge import Verifier
 
+_CHUNK = 1024  # samples that are judged and stored together: what a kill may cost
+
 Progress = Callable[[int, int, float], None]  # (samples done, samples in all, new tokens a second)
 
 
@@ -102,6 +104,11 @@ class Sampler:
             temperature=plan.temperature,
             top_p=plan.top_p,
         )
+
+
+def chunk_of(count: int) -> int:
+    """How many problems are sampled, judged and stored together when each gets `count` samples."""
+    return max(1, _CHUNK // count)
 
 
 def rollouts_of(groups: Iterable[Group]) -> list[Rollout]:

@@ -14,6 +14,14 @@ from torch import Tensor
 from headway.model.config import DecoderConfig
 
 _STEP = 64  # positions of room added at a time
+_MOST_BYTES = 2 << 30  # of keys and values, were every sequence to grow to its limit
+_MOST_SLOTS = 1024  # wider steps gain nothing: the products are at the machine's rate by then
+
+
+def fitting_slots(config: DecoderConfig, longest: int, dtype: torch.dtype) -> int:
+    """How many sequences of up to `longest` positions run at once: a function of the model alone, never of what is free."""
+    position = 2 * config.layers * config.kv_heads * config.head_dim * dtype.itemsize
+    return max(8, min(_MOST_SLOTS, _MOST_BYTES // (position * longest)))
 
 
 class SlotCache:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from headway.engine.cache import SlotCache
+from headway.engine.cache import SlotCache, fitting_slots
 from headway.engine.sampling import draw, uniforms
 from headway.errors import EngineError
 from headway.model.attention import lay_out
@@ -53,9 +53,12 @@ class Statistics:
 
 
 class Engine:
-    """Samples from a decoder. `stop_ids` are all token ids that end a completion; `slots` sequences run at once."""
+    """Samples from a decoder. `stop_ids` are all token ids that end a completion.
 
-    def __init__(self, model: Decoder, stop_ids: Sequence[int], slots: int = 256):
+    `slots` sequences run at once; 0 lets each `generate` take as many as `cache.fitting_slots` has room for.
+    """
+
+    def __init__(self, model: Decoder, stop_ids: Sequence[int], slots: int = 0):
         if not stop_ids:
             raise EngineError("the engine needs at least one stop token id")
         self.model, self.slots = model, slots
@@ -69,7 +72,9 @@ class Engine:
         Raises EngineError for a request whose prompt is empty, or whose prompt and max_tokens exceed the model's positions.
         """
         self._check(requests)
-        run = _Generation(self.model, requests, self._stop, self.slots)
+        longest = max((len(request.prompt_ids) + request.max_tokens for request in requests), default=1)
+        slots = self.slots or fitting_slots(self.model.config, longest, _compute_dtype(self.model))
+        run = _Generation(self.model, requests, self._stop, slots)
         started = time.monotonic()
         reported = started
         while run.step():

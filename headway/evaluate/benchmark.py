@@ -13,11 +13,10 @@ import numpy as np
 
 from headway.config import EvaluateConfig
 from headway.evaluate.metrics import accuracy, majority_at_k, mean_pass_at_k, paired_test, rates, tally
-from headway.sample import Plan, Sampler, rollouts_of, verdicts_of
+from headway.sample import Plan, Sampler, chunk_of, rollouts_of, verdicts_of
 from headway.store.store import Store
 from headway.types import Outcome, Problem, Rollout, StopReason, Verdict
 
-_CHUNK = 128  # problems sampled and stored at once
 
 Show = Callable[[int, int, float], None]  # (samples done, samples in all, new tokens a second)
 
@@ -35,8 +34,9 @@ def evaluate(
     name = f"eval:{stage}"
     plan = Plan(name, 0, policy, config.temperature, config.top_p, config.max_tokens)
     total = len(problems) * config.samples
-    for start in range(0, len(problems), _CHUNK):
-        chunk = problems[start : start + _CHUNK]
+    size = chunk_of(config.samples)
+    for start in range(0, len(problems), size):
+        chunk = problems[start : start + size]
         batch = f"{name}/{start}"
         if not store.has_batch("verdicts", batch):
             done = start * config.samples

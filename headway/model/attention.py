@@ -3,13 +3,14 @@
     tokens  [T]   = document 0 | document 1 | ...        no padding in any matrix product
     layout        = documents of similar length, gathered as a batch  [B, L, ...]  for the attention alone
 
-Within a gathered batch padding stands behind every document, where causality hides it: no mask is needed, and the result
-is that of each document alone. This file does not know what a layer is, nor that anything is cached.
+A document may begin with the first tokens of an earlier one (the prompt of a group, of a pair): those are computed once, and
+gathered for each. Within a gathered batch padding stands behind every document, where causality hides it: no mask is needed, and
+the result is that of each document alone. This file does not know what a layer is, nor that anything is cached.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,16 +25,18 @@ _SIMILAR = 0.8  # a gathered batch holds documents at least this share of its lo
 class Layout:
     """Where the documents of a flat row lie.
 
-    Example: lengths (3, 2) give ``positions=[0,1,2,0,1]``, one group ``[[0,1,2],[3,4,0]]`` and ``inverse=[0,1,2,3,4]``.
+    Example: lengths (3, 2) give ``positions=[0,1,2,0,1]``, groups ``[[0,1,2]]`` and ``[[3,4]]``, ``inverse=[0,1,2,3,4]``. If the
+    second begins with the first two tokens of the first, ``positions=[0,1,2,2,3]`` and the groups are ``[[0,1,3,4], [0,1,2,0]]``.
 
     positions [T] restart at every document. Each group [B, L] holds token indices (padding repeats index 0).
-    `inverse` [T] is each token's place among the flattened groups laid end to end.
+    `inverse` [T] is each token's place in its own document among the flattened groups laid end to end.
     """
 
     positions: Tensor
     groups: tuple[Tensor, ...]
     inverse: Tensor
     lengths: tuple[int, ...]
+    is_shared: bool  # some tokens stand in several documents
 
     @property
     def last(self) -> Tensor:
@@ -41,25 +44,37 @@ class Layout:
         return torch.tensor(self.lengths, device=self.positions.device).cumsum(0) - 1
 
 
-def lay_out(lengths: Sequence[int], device: torch.device | str = "cpu") -> Layout:
-    """The layout of documents with these lengths, in this order."""
+def lay_out(
+    lengths: Sequence[int], device: torch.device | str = "cpu", shared: Mapping[int, tuple[int, int]] | None = None
+) -> Layout:
+    """The layout of documents with these lengths, in this order.
+
+    `shared[j] = (i, n)`: document j begins with the first n tokens of document i, which does not share itself; its length counts
+    what comes after them.
+    """
     assert min(lengths, default=0) > 0, "a layout needs documents of at least one token"
     sizes = torch.tensor(lengths)
     starts = sizes.cumsum(0) - sizes
-    positions = torch.cat([torch.arange(n) for n in lengths])
+    prefix, origin = torch.zeros_like(sizes), starts.clone()
+    for document, (first, count) in (shared or {}).items():
+        assert first not in (shared or {}), "a shared beginning belongs to a document that has all of it"
+        prefix[document], origin[document] = count, starts[first]
+    whole = prefix + sizes
+    positions = torch.cat([torch.arange(p, n) for p, n in zip(prefix.tolist(), whole.tolist(), strict=True)])
     inverse = torch.empty(int(sizes.sum()), dtype=torch.int64)
     groups: list[Tensor] = []
     offset = 0
-    for members in _similar(lengths):
-        longest = int(sizes[members].max())
-        columns = torch.arange(longest)
-        index = starts[members][:, None] + columns[None, :]
-        valid = columns[None, :] < sizes[members][:, None]
+    for members in _similar(whole.tolist()):
+        columns = torch.arange(int(whole[members].max()))[None, :]
+        own = columns - prefix[members][:, None]
+        index = torch.where(own < 0, origin[members][:, None] + columns, starts[members][:, None] + own)
+        valid = columns < whole[members][:, None]
         place = offset + torch.arange(index.numel()).view_as(index)
-        inverse[index[valid]] = place[valid]
+        is_own = valid & (own >= 0)
+        inverse[index[is_own]] = place[is_own]
         groups.append(index.where(valid, torch.zeros_like(index)).to(device))
         offset += index.numel()
-    return Layout(positions.to(device), tuple(groups), inverse.to(device), tuple(lengths))
+    return Layout(positions.to(device), tuple(groups), inverse.to(device), tuple(lengths), bool(shared))
 
 
 def _similar(lengths: Sequence[int]) -> list[list[int]]:
@@ -75,18 +90,25 @@ def _similar(lengths: Sequence[int]) -> list[list[int]]:
 
 
 class _Gather(torch.autograd.Function):
-    """x [T, ...] -> x[index] [B, L, ...]; each token's gradient is that of its one valid place, padding has none."""
+    """x [T, ...] -> x[index] [B, L, ...]; a token's gradient is the sum over its places, of which padding's are zero.
+
+    Unless tokens are shared, a token has one valid place: its gradient is found there, which is cheaper than a sum.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, index: Tensor, inverse: Tensor, offset: int) -> Tensor:
-        ctx.save_for_backward(index, inverse)
-        ctx.offset, ctx.shape = offset, x.shape
+    def forward(ctx: Any, x: Tensor, index: Tensor, layout: Layout, offset: int) -> Tensor:
+        ctx.save_for_backward(index, layout.inverse)
+        ctx.offset, ctx.shape, ctx.is_shared = offset, x.shape, layout.is_shared
         return x.index_select(0, index.reshape(-1)).view(*index.shape, *x.shape[1:])
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         index, inverse = ctx.saved_tensors
         flat = grads[0].reshape(index.numel(), *ctx.shape[1:])
+        if ctx.is_shared:
+            rows = flat.reshape(index.numel(), -1)
+            out = rows.new_zeros(ctx.shape[0], rows.shape[1])
+            return out.scatter_add_(0, index.reshape(-1, 1).expand_as(rows), rows).view(ctx.shape), None, None, None
         place = inverse - ctx.offset
         if index.numel() >= ctx.shape[0] and ctx.offset == 0 and bool((place < index.numel()).all()):
             return flat.index_select(0, place), None, None, None
@@ -118,7 +140,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
     outputs: list[Tensor] = []
     offset = 0
     for index in layout.groups:
-        parts = [_Gather.apply(x, index, layout.inverse, offset).transpose(1, 2) for x in (q, k, v)]  # type: ignore
+        parts = [_Gather.apply(x, index, layout, offset).transpose(1, 2) for x in (q, k, v)]  # type: ignore
         out = F.scaled_dot_product_attention(*parts, is_causal=True, enable_gqa=q.shape[1] != k.shape[1])
         outputs.append(out.transpose(1, 2).reshape(index.numel(), q.shape[1], q.shape[2]))
         offset += index.numel()

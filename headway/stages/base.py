@@ -22,7 +22,8 @@ def train_base(work: Workspace) -> Fitted:
     """Train the policy in place on question -> answer text."""
     config = work.recipe.base
     assert config is not None
-    selection = training_problems(work.table("base"))
+    own = [source.label for source in work.recipe.problems.sources if source.base_only] if config.own_sources else []
+    selection = training_problems(work.table("base"), own)
     examples = [Example(problem, "", boxed(problem.reference)) for problem in selection.rows]
     pairs = zip(selection.ids, work.documents(examples, config.train_on_prompt), strict=True)
     found = {problem_id: document for problem_id, document in pairs if len(document.ids) <= config.seq_len}

@@ -35,7 +35,9 @@ def reinforce(work: Workspace) -> Fitted:
     """Train the policy in place from fresh rollouts of training problems."""
     config = work.recipe.rl
     assert config is not None
-    selection = rl_problems(work.table("rl"), seed=work.recipe.seed, limit=config.problems, exclude=work.base_only())
+    seen_by = "dpo" if config.only_mixed else ""
+    table, seed = work.table("rl"), work.recipe.seed
+    selection = rl_problems(table, seed=seed, limit=config.problems, exclude=work.base_only(), sampler=seen_by)
     problems = selection.rows
     if config.uniform_length:
         problems = _uniform(work, problems)

@@ -14,15 +14,13 @@ from headway.errors import RunError, StoreError
 from headway.model.tokenizer import Tokenizer
 from headway.model.transformer import Decoder
 from headway.runs import Run
-from headway.sample import Plan, Sampler, rollouts_of, verdicts_of
+from headway.sample import Plan, Sampler, chunk_of, rollouts_of, verdicts_of
 from headway.store.queries import Selection
 from headway.store.store import Store
 from headway.train.batching import Document
 from headway.train.fit import Fitted, Objective, fit
 from headway.train.resume import StageFolder
 from headway.types import Example, Funnel, Problem
-
-_CHUNK = 128  # problems sampled and stored at once
 
 Tell = Callable[[str, int, int, dict[str, Any]], None]  # (stage, done, in all, numbers)
 
@@ -60,13 +58,14 @@ class Workspace:
 
     def sample_stored(self, problems: Sequence[Problem], count: int, plan: Plan, batch: str, stage: str) -> None:
         """Sample and append `count` rollouts of each problem, in chunks; a chunk that the store holds is not sampled again."""
-        for start in range(0, len(problems), _CHUNK):
+        size = chunk_of(count)
+        for start in range(0, len(problems), size):
             name = f"{batch}/{start}"
             if not self.store.has_batch("verdicts", name):
-                groups = self.sampler.sample(problems[start : start + _CHUNK], count, plan)
+                groups = self.sampler.sample(problems[start : start + size], count, plan)
                 self.store.add_rollouts(rollouts_of(groups), name)
                 self.store.add_verdicts(verdicts_of(groups), name)
-            done = min(len(problems), start + _CHUNK)
+            done = min(len(problems), start + size)
             self.tell(stage, done * count, len(problems) * count, {"sampling": plan.sampler})
 
     def table(self, stage: str) -> Store:

@@ -289,9 +289,14 @@ def rl_problems(
     return _selection("rl", kept, [p.id for p in kept], dropped, binned.versions)
 
 
-def training_problems(store: Store) -> Selection[Problem]:
-    """All training problems, in the order of the table."""
-    return _all_of("train", store, TRAINABLE)
+def training_problems(store: Store, sources: Sequence[str] = ()) -> Selection[Problem]:
+    """All training problems, in the order of the table; with `sources`, only theirs."""
+    found = _all_of("train", store, TRAINABLE)
+    if not sources:
+        return found
+    rows = [problem for problem in found.rows if problem.source in set(sources)]
+    dropped = {"other sources": len(found.rows) - len(rows)}
+    return _selection("train", rows, [problem.id for problem in rows], dropped, found.versions)
 
 
 def validation_problems(store: Store) -> Selection[Problem]:

@@ -1,9 +1,10 @@
 """Documents to batches: which tokens stand together, which are learned, and how much goes through the model at once.
 
-    document   prompt | completion           ids [n], loss_mask [n]: True where the token is a target
-    flat       document 0 | document 1 ...   inputs are ids[:-1], targets ids[1:] of each document
+    document   prompt | completion                      ids [n], learned from `first_target` on
+    flat       prompt | completion 0 | completion 1 | prompt | completion ...      a prompt that documents share stands once
 
-A step's documents are split into micro-batches by tokens. It does not know losses, and no padding exists.
+A step's documents are split into micro-batches by tokens, those of one prompt together. It does not know losses, and no padding
+exists.
 """
 
 from __future__ import annotations
@@ -34,17 +35,25 @@ class Document:
         return len(self.ids) - self.first_target
 
 
+    @property
+    def prompt(self) -> tuple[int, ...]:
+        """The tokens before the first target."""
+        return self.ids[: self.first_target]
+
+
 @dataclass(frozen=True, slots=True)
 class Flat:
-    """Documents laid end to end: ids, targets, loss_mask and owner [T] with T = sum of (length - 1).
+    """Documents laid end to end: the inputs ids [T], and for each learned token rows, targets and owner [N].
 
-    Example: documents (5,9,31,1; first target 2) and (5,7; 1) give ids (5,9,31, 5), targets (9,31,1, 7),
-    loss_mask (F,T,T, T), owner (0,0,0, 1).
+    `rows[n]` is the input whose hidden state predicts `targets[n]`, a token of document `owner[n]`.
+
+    Example: documents (5,9,31,1; first target 2), (5,9,7,1; 2) and (5,7; 1) give ids (5,9,31, 7, 5), since the second begins as the
+    first does; rows (1,2, 1,3, 4), targets (31,1, 7,1, 7), owner (0,0, 1,1, 2).
     """
 
     ids: Tensor
+    rows: Tensor
     targets: Tensor
-    loss_mask: Tensor
     owner: Tensor
     layout: Layout
     num_documents: int
@@ -56,14 +65,36 @@ class Flat:
 
 
 def flatten(documents: Sequence[Document], device: torch.device | str = "cpu") -> Flat:
-    """Lay documents end to end for one forward pass."""
-    lengths = [len(d.ids) - 1 for d in documents]
-    assert min(lengths) > 0, "a document needs at least two tokens"
-    ids = torch.tensor([t for d in documents for t in d.ids[:-1]])
-    targets = torch.tensor([t for d in documents for t in d.ids[1:]])
-    mask = torch.cat([torch.arange(1, len(d.ids)) >= d.first_target for d in documents])
-    owner = torch.arange(len(documents)).repeat_interleave(torch.tensor(lengths))
-    return Flat(ids.to(device), targets.to(device), mask.to(device), owner.to(device), lay_out(lengths, device), len(documents))
+    """Lay documents end to end for one forward pass; a prompt that stands there already is not laid again."""
+    assert min(len(d.ids) for d in documents) > 1, "a document needs at least two tokens"
+    firsts: dict[tuple[int, ...], tuple[int, int]] = {}  # prompt -> where it stands: the layout's document, and the place
+    shared: dict[int, tuple[int, int]] = {}
+    ids: list[int] = []
+    lengths: list[int] = []
+    rows: list[int] = []
+    for document in documents:
+        prompt, inputs = document.first_target, document.ids[:-1]
+        if document.prompt not in firsts:
+            firsts[document.prompt] = len(lengths), len(ids)
+            rows += range(len(ids) + prompt - 1, len(ids) + len(inputs))
+        else:
+            number, place = firsts[document.prompt]
+            inputs = inputs[prompt:]
+            rows += (place + prompt - 1, *range(len(ids), len(ids) + len(inputs)))
+            if inputs:  # else its only target follows the prompt
+                shared[len(lengths)] = number, prompt
+        ids += inputs
+        lengths += [len(inputs)] if inputs else []
+    targets = [token for d in documents for token in d.ids[d.first_target :]]
+    owner = torch.arange(len(documents)).repeat_interleave(torch.tensor([d.num_targets for d in documents]))
+    return Flat(
+        torch.tensor(ids, device=device),
+        torch.tensor(rows, dtype=torch.int64, device=device),
+        torch.tensor(targets, dtype=torch.int64, device=device),
+        owner.to(device),
+        lay_out(lengths, device, shared),
+        len(documents),
+    )
 
 
 def micro_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
@@ -77,6 +108,24 @@ def micro_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
         batches[-1].append(i)
         room -= lengths[i]
     return batches
+
+
+def micro_batches_by_prompt(documents: Sequence[Document], max_tokens: int) -> list[list[int]]:
+    """As `micro_batches`, documents of one prompt together; a prompt with more documents than fit is begun again."""
+    bundles: dict[tuple[int, ...], list[int]] = {}  # prompt -> the open bundle of its documents
+    sizes: dict[tuple[int, ...], int] = {}
+    closed: list[list[int]] = []
+    costs: list[int] = []
+    for number, document in enumerate(documents):
+        prompt, own = document.prompt, len(document.ids) - document.first_target
+        if prompt in bundles and sizes[prompt] + own > max_tokens:
+            closed.append(bundles.pop(prompt))
+            costs.append(sizes.pop(prompt))
+        bundles.setdefault(prompt, []).append(number)
+        sizes[prompt] = sizes.get(prompt, len(prompt)) + own
+    closed += bundles.values()
+    costs += sizes.values()
+    return [[i for bundle in part for i in closed[bundle]] for part in micro_batches(costs, max_tokens)]
 
 
 def pack(lengths: Sequence[int], seq_len: int) -> list[list[int]]:

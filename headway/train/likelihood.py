@@ -24,11 +24,9 @@ Batches = Callable[[], Iterator[Sequence[int]]]  # a fresh endless stream of doc
 
 
 def document_logprobs(model: Decoder, flat: Flat, temperature: float = 1.0) -> Tensor:
-    """log p of every target token of the documents, float32 [T]; where loss_mask is False it is 0 and has no gradient."""
+    """log p of every learned token of the documents, float32 [N]."""
     hidden = model(flat.ids, flat.layout)
-    learned = flat.loss_mask.nonzero().squeeze(-1)
-    found = token_logprobs(hidden.index_select(0, learned), model.output_weight, flat.targets[learned], temperature)
-    return found.new_zeros(flat.num_tokens).index_copy(0, learned, found)
+    return token_logprobs(hidden.index_select(0, flat.rows), model.output_weight, flat.targets, temperature)
 
 
 class Likelihood:
@@ -70,7 +68,7 @@ class Likelihood:
 
     def loss(self, micro: Flat) -> tuple[Tensor, dict[str, float]]:
         """The micro-batch's share of the step's mean loss a token."""
-        return nll(document_logprobs(self._model, micro), micro.loss_mask, self._targets), {}
+        return nll(document_logprobs(self._model, micro), self._targets), {}
 
     def tokens(self, micro: Flat) -> int:
         """Tokens through the model."""
@@ -96,7 +94,7 @@ class Likelihood:
         total = sum(d.num_targets for d in self._validation)
         self._model.eval()
         flats = self._flats(self._validation)
-        return sum(float(nll(document_logprobs(self._model, f), f.loss_mask, total)) for f in flats)
+        return sum(float(nll(document_logprobs(self._model, f), total)) for f in flats)
 
     def take_best(self) -> dict[str, Any]:
         """Put the best weights into the model; the best step and loss, or {} where nothing was validated."""

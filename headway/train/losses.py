@@ -1,6 +1,6 @@
 """The losses, as pure functions of per-token log-probs. Tensors only: no model, no rollout, no constants of a recipe.
 
-    nll      - sum m lp / N
+    nll      - sum lp / N
     dpo      - mean log sigmoid( beta [ (lw - rw) - (ll - rl) ] )                       Rafailov 2023, eq. 7
     policy   - sum_t w_t min( rho_t A, clip(rho_t, 1-eps_low, 1+eps_high) A ),  rho = exp(lp - old)      PPO, GRPO, DAPO
 
@@ -17,13 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def nll(logprobs: Tensor, loss_mask: Tensor, total: float) -> Tensor:
-    """Negative log-likelihood in nats a token: logprobs and loss_mask [T], `total` target tokens in the whole step.
+def nll(logprobs: Tensor, total: float) -> Tensor:
+    """Negative log-likelihood in nats a token: logprobs [N] of learned tokens, of which the whole step has `total`.
 
-    The mask multiplies nothing by infinity: a masked token contributes exactly zero to value and gradient. Where the whole
-    step is masked (`total` 0) the loss is 0.
+    Where the whole step learns nothing (`total` 0) the loss is 0.
     """
-    return -logprobs.masked_fill(~loss_mask, 0.0).sum() / max(1.0, total)
+    return -logprobs.sum() / max(1.0, total)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +59,9 @@ def clipped_policy_gradient(
 ) -> tuple[Tensor, PolicyTerms]:
     """Clipped surrogate (PPO; asymmetric as in DAPO, arXiv 2503.14476, eq. 8).
 
-    logprobs, old_logprobs, advantages and weights [T]. `weights` carries mask and normalisation: 1/(tokens of the step)
-    for the token-level mean, 1/(sequences of the step x length) for GRPO's mean of sequence means; zero where nothing is
-    learned. At ratio 1 and advantage 1 the gradient is that of `nll`.
+    logprobs, old_logprobs, advantages and weights [N], one a learned token. `weights` carries the normalisation: 1/(tokens of
+    the step) for the token-level mean, 1/(sequences of the step x length) for GRPO's mean of sequence means; zero where nothing
+    is learned. At ratio 1 and advantage 1 the gradient is that of `nll`.
     """
     log_ratio = torch.where(weights > 0, logprobs - old_logprobs, torch.zeros_like(logprobs))
     ratio = log_ratio.exp()

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from headway.config import RlConfig
 from headway.model.transformer import Decoder
-from headway.train.batching import Document, Flat, flatten, micro_batches
+from headway.train.batching import Document, Flat, flatten, micro_batches_by_prompt
 from headway.train.likelihood import document_logprobs
 from headway.train.losses import clipped_policy_gradient
 
@@ -63,7 +63,7 @@ class Sampling(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PolicyBatch:
-    """Trajectories laid end to end; every tensor but `flat`'s is float32 [T], zero where nothing is learned."""
+    """Trajectories laid end to end, each prompt once; every tensor but `flat`'s is float32 [N], one number a learned token."""
 
     flat: Flat
     old: Tensor
@@ -94,27 +94,24 @@ class PolicyGradient:
 
     def _batches(self, trajectories: Sequence[Trajectory]) -> list[PolicyBatch]:
         tokens = sum(t.document.num_targets for t in trajectories)
-        parts = micro_batches([len(t.document.ids) for t in trajectories], self._config.micro_batch_tokens)
+        parts = micro_batches_by_prompt([t.document for t in trajectories], self._config.micro_batch_tokens)
         return [self._lay_out([trajectories[i] for i in part], tokens, len(trajectories)) for part in parts]
 
     def _lay_out(self, trajectories: Sequence[Trajectory], tokens: int, sequences: int) -> PolicyBatch:
         device = self._model.device
-        flat = flatten([t.document for t in trajectories], device)
-        place = flat.loss_mask.nonzero().squeeze(-1)
-
-        def spread(values: list[float]) -> Tensor:
-            filled = torch.zeros(flat.num_tokens, device=device)
-            return filled.index_copy_(0, place, torch.tensor(values, dtype=torch.float32, device=device))
-
         by_token = self._config.loss_level == "token"
         lengths = [t.document.num_targets for t in trajectories]
-        weights = [1 / tokens if by_token else 1 / (sequences * n) for n in lengths for _ in range(n)]
+        weights = [1 / tokens if by_token else 1 / (sequences * n) for n in lengths]
+
+        def spread(values: list[float]) -> Tensor:
+            return torch.tensor(values, device=device).repeat_interleave(torch.tensor(lengths, device=device))
+
         return PolicyBatch(
-            flat,
-            spread([lp for t in trajectories for lp in t.sampler_logprobs]),
-            spread([t.advantage for t, n in zip(trajectories, lengths, strict=True) for _ in range(n)]),
+            flatten([t.document for t in trajectories], device),
+            torch.tensor([lp for t in trajectories for lp in t.sampler_logprobs], device=device),
+            spread([t.advantage for t in trajectories]),
             spread(weights),
-            len(place) / tokens,
+            sum(lengths) / tokens,
         )
 
     def loss(self, micro: PolicyBatch) -> tuple[Tensor, dict[str, float]]:
@@ -124,7 +121,7 @@ class PolicyGradient:
         loss, terms = clipped_policy_gradient(
             logprobs, micro.old, micro.advantages, micro.weights, config.clip_low, config.clip_high
         )
-        learned = int(micro.flat.loss_mask.sum())
+        learned = len(logprobs)
         if self._first_update and config.log_gap:
             self._gap = max(self._gap, float((logprobs.detach() - micro.old).abs().max()))
         share = micro.share / max(1, learned)

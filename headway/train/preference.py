@@ -2,7 +2,8 @@
 
     loss of a step = mean over its pairs of  -log sigmoid( beta [ (lw - rw) - (ll - rl) ] )  [+ alpha * NLL of the chosen]
 
-A pair's documents share their prompt and learn the completion only. It does not know what made one of them better.
+A pair's documents share their prompt, which is computed once, and learn the completion only. It does not know what made one of
+them better.
 """
 
 from __future__ import annotations
@@ -31,8 +32,9 @@ class DocumentPair:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of both."""
-        return len(self.chosen.ids) + len(self.rejected.ids)
+        """Tokens of both, a common prompt counted once."""
+        both = len(self.chosen.ids) + len(self.rejected.ids)
+        return both - (len(self.chosen.prompt) if self.chosen.prompt == self.rejected.prompt else 0)
 
 
 @dataclass(frozen=True, slots=True)

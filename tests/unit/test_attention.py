@@ -67,6 +67,33 @@ def test_attend_equals_the_textbook(kv_heads: int) -> None:
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-10, atol=1e-10)
 
 
+def test_layout_of_a_document_that_begins_as_another() -> None:
+    layout = lay_out([3, 2], shared={1: (0, 2)})
+    assert layout.positions.tolist() == [0, 1, 2, 2, 3]
+    assert [group.tolist() for group in layout.groups] == [[[0, 1, 3, 4]], [[0, 1, 2]]]  # 3 < 0.8 x 4
+    assert layout.inverse.tolist() == [4, 5, 6, 2, 3]
+
+
+def test_a_shared_beginning_is_as_if_it_stood_before_each() -> None:
+    generator = torch.Generator().manual_seed(0)
+    # document 0 is 6 long; 1 continues its first 4 with 5, 2 stands alone, 3 continues the first 2 of document 2 with 3
+    lengths, shared = [6, 5, 4, 3], {1: (0, 4), 3: (2, 2)}
+    whole = [list(range(6)), [0, 1, 2, 3, *range(6, 11)], list(range(11, 15)), [11, 12, *range(15, 18)]]
+    q, k, v = (torch.randn(18, 4, 8, generator=generator, dtype=torch.float64) for _ in range(3))
+    mine = [x[:, :heads].clone().requires_grad_() for x, heads in ((q, 4), (k, 2), (v, 2))]
+    theirs = [x.detach().clone().requires_grad_() for x in mine]
+    out = attend(*mine, lay_out(lengths, shared=shared))
+    order = [i for document in whole for i in document]
+    spread = textbook(*(x[order] for x in theirs), [len(document) for document in whole])
+    own = [place for place, i in enumerate(order) if i not in order[:place]]
+    torch.testing.assert_close(out, spread[own], rtol=1e-10, atol=1e-10)
+    push = torch.randn(out.shape, generator=generator, dtype=torch.float64)
+    out.backward(push)
+    spread[own].backward(push)
+    for a, b in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-10, atol=1e-10)
+
+
 def test_the_first_token_sees_itself_alone() -> None:
     q, k, v = torch.randn(3, 6, 2, 4, generator=torch.Generator().manual_seed(0))
     out = attend(q, k, v, lay_out([4, 2]))

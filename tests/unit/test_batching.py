@@ -6,24 +6,33 @@ from itertools import islice
 
 import pytest
 
-from headway.train.batching import Document, epochs, flatten, micro_batches, pack
+from headway.train.batching import Document, epochs, flatten, micro_batches, micro_batches_by_prompt, pack
 
 
 def test_flatten_by_hand() -> None:
     flat = flatten([Document((5, 9, 31, 1), first_target=2), Document((5, 7), 1), Document((4, 4, 4), 2)])
     assert flat.ids.tolist() == [5, 9, 31, 5, 4, 4]
-    assert flat.targets.tolist() == [9, 31, 1, 7, 4, 4]
-    assert flat.loss_mask.tolist() == [False, True, True, True, False, True]
-    assert flat.owner.tolist() == [0, 0, 0, 1, 2, 2]
+    assert flat.targets.tolist() == [31, 1, 7, 4]
+    assert flat.rows.tolist() == [1, 2, 3, 5]  # 9 predicts 31, 31 predicts 1; 5 predicts 7; the second 4 the third
+    assert flat.owner.tolist() == [0, 0, 1, 2]
     assert flat.layout.positions.tolist() == [0, 1, 2, 0, 0, 1]  # positions restart
     assert (flat.num_documents, flat.num_tokens) == (3, 6)
+
+
+def test_a_prompt_that_documents_share_is_laid_once_by_hand() -> None:
+    one, two, other = Document((5, 9, 31, 1), 2), Document((5, 9, 7, 8, 1), 2), Document((5, 7), 1)
+    flat = flatten([one, two, other, Document((5, 9, 1), 2)])
+    assert flat.ids.tolist() == [5, 9, 31, 7, 8, 5]  # the last needs nothing beside its prompt
+    assert flat.rows.tolist() == [1, 2, 1, 3, 4, 5, 1]  # the 9 of the one prompt predicts 31, 7 and 1
+    assert flat.targets.tolist() == [31, 1, 7, 8, 1, 7, 1]
+    assert flat.owner.tolist() == [0, 0, 1, 1, 1, 2, 3]
+    assert flat.layout.positions.tolist() == [0, 1, 2, 2, 3, 0]
 
 
 @pytest.mark.parametrize("first_target", [1, 2, 5])
 def test_the_stop_token_is_a_target_and_the_prompt_is_not(first_target: int) -> None:
     document = Document((11, 12, 13, 14, 15, 99), first_target)
-    flat = flatten([document])
-    learned = flat.targets[flat.loss_mask].tolist()
+    learned = flatten([document]).targets.tolist()
     assert learned == list(document.ids[first_target:])
     assert learned[-1] == 99
     assert len(learned) == document.num_targets
@@ -47,6 +56,30 @@ def test_micro_batches_hold_everything_once_within_the_limit(seed: int) -> None:
     batches = micro_batches(lengths, limit)
     assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
     assert all(sum(lengths[i] for i in batch) <= limit or len(batch) == 1 for batch in batches)
+
+
+def test_micro_batches_by_prompt_by_hand() -> None:
+    a, b = (1, 2), (3, 4, 5)
+    documents = [Document((*a, 9, 9), 2), Document((*b, 9, 9, 9), 3), Document((*a, 8), 2), Document((*b, 7), 3)]
+    # prompt a: 2 + 2 + 1 = 5 tokens, prompt b: 3 + 3 + 1 = 7
+    assert micro_batches_by_prompt(documents, 12) == [[1, 3, 0, 2]]
+    assert micro_batches_by_prompt(documents, 11) == [[1, 3], [0, 2]]
+    # 6 do not take all of b: its second document begins anew (4), and a's 5 stand before it
+    assert micro_batches_by_prompt(documents, 6) == [[1], [0, 2], [3]]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_micro_batches_by_prompt_hold_everything_once_within_the_limit(seed: int) -> None:
+    chance = random.Random(seed)
+    prompts = [tuple(chance.randrange(9) for _ in range(chance.randrange(1, 9))) for _ in range(5)]
+    documents = []
+    for _ in range(chance.randrange(1, 40)):
+        prompt = chance.choice(prompts)
+        documents.append(Document((*prompt, *range(100, 101 + chance.randrange(12))), len(prompt)))
+    limit = chance.choice([1, 24, 64, 10_000])
+    parts = micro_batches_by_prompt(documents, limit)
+    assert sorted(i for part in parts for i in part) == list(range(len(documents)))
+    assert all(flatten([documents[i] for i in part]).num_tokens <= limit or len(part) == 1 for part in parts)
 
 
 def test_pack_is_best_fit_by_hand() -> None:

@@ -1,5 +1,6 @@
 """Learning by likelihood: pieces are the whole, neighbours never meet, the end is learned, the best weights come back."""
 
+import random
 from itertools import islice
 
 import pytest
@@ -39,8 +40,7 @@ def test_documents_that_are_computed_together_are_those_computed_alone(temperatu
     flat = flatten(documents)
     together = document_logprobs(model, flat, temperature)
     alone = [lp for document in documents for lp in naive_logprobs(model, document, temperature)]
-    assert together[flat.loss_mask].tolist() == pytest.approx(alone, abs=1e-5)
-    assert not together[~flat.loss_mask].any()
+    assert together.tolist() == pytest.approx(alone, abs=1e-5)
 
 
 def test_a_neighbour_has_no_gradient_and_no_influence() -> None:
@@ -63,7 +63,7 @@ def test_the_end_is_learned_and_the_prompt_is_not() -> None:
     model = tiny(2)
     document = Document((10, 11, 12, 13, STOP), first_target=3)
     flat = flatten([document])
-    assert flat.targets[flat.loss_mask].tolist() == [13, STOP]
+    assert flat.targets.tolist() == [13, STOP]
     before = naive_logprobs(model, document), naive_logprobs(model, Document(document.ids[:3]))
     step_gradient(model, objective(model, [document], 64))
     with torch.no_grad():
@@ -72,10 +72,38 @@ def test_the_end_is_learned_and_the_prompt_is_not() -> None:
             parameter -= 0.01 * parameter.grad
     after = naive_logprobs(model, document)
     assert all(a > b for a, b in zip(after, before[0], strict=True))
-    # nothing says that the prompt's own tokens become likelier: their log-probs have no gradient
-    model.zero_grad()
-    document_logprobs(model, flat)[:2].sum().backward()
-    assert all(not p.grad.any() for p in model.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_shared_prompt_gives_the_values_and_the_gradient_of_each_document_alone(seed: int) -> None:
+    model, chance = tiny(seed).double(), random.Random(seed)
+    documents: list[Document] = []
+    for _ in range(5):
+        prompt = tuple(chance.randrange(4, 40) for _ in range(chance.randrange(1, 9)))
+        for _ in range(chance.randrange(1, 6)):
+            completion = (chance.randrange(4, 40) for _ in range(chance.randrange(0, 20)))
+            documents.append(Document((*prompt, *completion, STOP), len(prompt)))
+    chance.shuffle(documents)
+    weights = [chance.uniform(-1, 1) for _ in documents]
+
+    def gradient(parts: list[list[int]]) -> tuple[dict[int, list[float]], torch.Tensor, int]:
+        model.zero_grad()
+        found: dict[int, list[float]] = {}
+        tokens = 0
+        for part in parts:
+            flat = flatten([documents[i] for i in part])
+            logprobs = document_logprobs(model, flat)
+            (logprobs * torch.tensor([weights[i] for i in part])[flat.owner]).sum().backward()
+            found |= {i: logprobs[flat.owner == place].tolist() for place, i in enumerate(part)}
+            tokens += flat.num_tokens
+        return found, torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]), tokens
+
+    together, shared, few = gradient([list(range(len(documents)))])
+    alone, apart, many = gradient([[i] for i in range(len(documents))])
+    assert few < many
+    for i in range(len(documents)):
+        assert together[i] == pytest.approx(alone[i], abs=1e-5)
+    assert_same_gradients([shared], [apart])
 
 
 def test_a_batch_where_one_document_is_wholly_masked_is_finite() -> None:

@@ -26,31 +26,23 @@ def gradient(loss: Tensor, of: Tensor) -> list[float]:
 
 def test_nll_by_hand() -> None:
     # targets: 1.5 and 0.5 nats, 4 targets in the whole step: (1.5 + 0.5) / 4 = 0.5; each learned token's gradient is -1/4
-    logprobs = leaf(-1.5, -7.0, -0.5)
-    loss = nll(logprobs, torch.tensor([T, F, T]), 4)
+    logprobs = leaf(-1.5, -0.5)
+    loss = nll(logprobs, 4)
     assert loss.item() == pytest.approx(0.5)
-    assert gradient(loss, logprobs) == [-0.25, 0.0, -0.25]
+    assert gradient(loss, logprobs) == [-0.25, -0.25]
 
 
-@pytest.mark.parametrize("bad", [-math.inf, math.nan])
-def test_nll_of_a_masked_token_is_exactly_nothing(bad: float) -> None:
-    logprobs = leaf(-2.0, bad)
-    loss = nll(logprobs, torch.tensor([T, F]), 1)
-    assert loss.item() == 2.0
-    assert gradient(loss, logprobs) == [-1.0, 0.0]
-
-
-def test_nll_of_a_wholly_masked_step_is_zero_and_not_nan() -> None:
-    logprobs = leaf(-2.0, -3.0)
-    loss = nll(logprobs, torch.tensor([F, F]), 0)
+def test_nll_of_a_step_that_learns_nothing_is_zero_and_not_nan() -> None:
+    logprobs = leaf()
+    loss = nll(logprobs, 0)
     assert loss.item() == 0.0
-    assert gradient(loss, logprobs) == [0.0, 0.0]
+    assert gradient(loss, logprobs) == []
 
 
 def test_nll_of_a_step_is_the_sum_of_its_pieces() -> None:
-    logprobs, mask = leaf(-1.0, -2.0, -3.0, -4.0), torch.tensor([T, T, F, T])
-    whole = nll(logprobs, mask, 3)
-    pieces = nll(logprobs[:1], mask[:1], 3) + nll(logprobs[1:], mask[1:], 3)
+    logprobs = leaf(-1.0, -2.0, -4.0)
+    whole = nll(logprobs, 3)
+    pieces = nll(logprobs[:1], 3) + nll(logprobs[1:], 3)
     assert whole.item() == pytest.approx(7 / 3)
     assert pieces.item() == pytest.approx(7 / 3)
     assert gradient(whole, logprobs) == pytest.approx(gradient(pieces, logprobs))
@@ -136,10 +128,9 @@ def test_kl_is_unbiased() -> None:
 
 def test_at_ratio_one_and_advantage_one_the_gradient_is_that_of_nll() -> None:
     generator = torch.Generator().manual_seed(0)
-    logprobs = (-torch.rand(7, generator=generator)).requires_grad_()
-    mask = torch.tensor([T, T, F, T, F, T, T])
-    policy, _ = clipped_policy_gradient(logprobs, logprobs.detach(), torch.ones(7), mask.float() / 5, 0.2, 0.28)
-    assert gradient(policy, logprobs) == gradient(nll(logprobs, mask, 5), logprobs)
+    logprobs = (-torch.rand(5, generator=generator)).requires_grad_()
+    policy, _ = clipped_policy_gradient(logprobs, logprobs.detach(), torch.ones(5), torch.full((5,), 1 / 5), 0.2, 0.28)
+    assert gradient(policy, logprobs) == pytest.approx(gradient(nll(logprobs, 5), logprobs))
 
 
 @pytest.mark.parametrize("bad", [-math.inf, math.nan, 900.0])

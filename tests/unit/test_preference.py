@@ -49,7 +49,9 @@ def test_pairs_lie_chosen_first() -> None:
     assert batch.reference.tolist() == [4.0, 0.0, 5.0, 1.0]
     sides = [pairs[2].chosen, pairs[0].chosen, pairs[2].rejected, pairs[0].rejected]
     assert batch.lengths.tolist() == [float(side.num_targets) for side in sides]
-    assert batch.flat.targets[batch.flat.owner == 3].tolist() == list(pairs[0].rejected.ids[1:])
+    learned = [batch.flat.targets[batch.flat.owner == number].tolist() for number in range(4)]
+    assert learned == [list(side.ids[side.first_target :]) for side in sides]
+    assert batch.flat.num_tokens == sum(pairs[i].num_tokens - 2 for i in (0, 2))  # a prompt once; no side's last token
 
 
 @pytest.mark.parametrize("length_normalised", [False, True])
