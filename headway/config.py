@@ -193,7 +193,7 @@ class RlConfig(StageConfig):
     mask_truncated: bool = False  # SRPO: truncated responses get no advantage
     history_resampling: bool = False  # SRPO: after each epoch drop what was all correct
     problems: int = Field(default=0, ge=0)  # training problems in the pool; 0 = all
-    only_mixed: bool = False  # leave out problems on which the SFT model's stored rollouts (`dpo.own_problems`) all agree
+    pool: Literal["all", "mixed", "unsolved"] = "all"  # by the SFT model's stored rollouts (`dpo.own_problems`); see stages/rl.py
     log_gap: bool = True  # sampler_logprobs against the trainer's, each step
 
 
@@ -235,6 +235,10 @@ class Recipe(Section):
             raise ValueError("a recipe needs at least one stage section: [base], [midtrain], [sft], [dpo] or [rl]")
         if bool(self.model.checkpoint) == (self.base is not None):
             raise ValueError("a model has either a `checkpoint` or a [base] stage to train it from scratch")
+        if self.rl is not None and self.rl.pool != "all" and not (self.dpo and self.dpo.own_problems):
+            raise ValueError(f"rl.pool = {self.rl.pool!r} goes by the rollouts of `dpo.own_problems`, and the recipe has none")
+        if self.base is not None and self.base.own_sources and not any(source.base_only for source in self.problems.sources):
+            raise ValueError("base.own_sources = true needs a source with `base_only = true`")
         return self
 
 

@@ -1,8 +1,9 @@
 """Stage 0, only for a model from scratch: a base that answers without reasoning.
 
 The recipe starts from a pre-trained model. A laptop has none of a million parameters, so this makes one: it learns
-"question -> answer" text of every training problem, packed, elementary ones (`base_only` sources) among them. It sees no worked
-solution, so what it scores is what guessing and memory give; the four stages are measured against it.
+"question -> answer" text of every training problem, packed, elementary ones (`base_only` sources) among them, or with
+`own_sources` of those alone, so that the problems of the stages are new to it. It sees no worked solution, so what it scores is
+what guessing and memory give; the four stages are measured against it.
 """
 
 from __future__ import annotations

@@ -13,6 +13,8 @@ Deviations:
    and the soft overlong penalty are DAPO's (arXiv 2503.14476); resampling by history is SRPO's (arXiv 2504.14286).
 2. No KL term: recent recipes train without one.
 3. Rollouts come from the trainer's own weights, so the ratio starts at 1 up to rounding (`gap_max` in the metrics).
+4. "Hard prompts" may be known before the first step: the SFT model's own rollouts, sampled for DPO, say on which problems it
+   disagrees with itself (`pool = "mixed"`), or is not always right (`"unsolved"`); only those are asked then.
 """
 
 from __future__ import annotations
@@ -35,9 +37,14 @@ def reinforce(work: Workspace) -> Fitted:
     """Train the policy in place from fresh rollouts of training problems."""
     config = work.recipe.rl
     assert config is not None
-    seen_by = "dpo" if config.only_mixed else ""
-    table, seed = work.table("rl"), work.recipe.seed
-    selection = rl_problems(table, seed=seed, limit=config.problems, exclude=work.base_only(), sampler=seen_by)
+    selection = rl_problems(
+        work.table("rl"),
+        seed=work.recipe.seed,
+        limit=config.problems,
+        exclude=work.base_only(),
+        sampler="" if config.pool == "all" else "dpo",
+        keep_all_wrong=config.pool == "unsolved",
+    )
     problems = selection.rows
     if config.uniform_length:
         problems = _uniform(work, problems)

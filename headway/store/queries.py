@@ -258,12 +258,13 @@ def rl_problems(
     families: Sequence[str] = (),
     exclude: Collection[str] = (),
     sampler: str = "",
+    keep_all_wrong: bool = False,
     verifier: str = VERIFIER,
 ) -> Selection[Problem]:
     """Training problems in a seeded order; RL samples fresh groups for them.
 
-    `exclude` holds ids used before. With `sampler`, a problem whose judged rollouts of it agree (all correct, or none) is
-    dropped; one that has no judged rollout stays. `limit` 0 takes all.
+    `exclude` holds ids used before. With `sampler`, a problem stays whose judged rollouts of it disagree, with `keep_all_wrong` also
+    one where none is correct; without a judged rollout it is dropped. `limit` 0 takes all.
     """
     rates: dict[str, float] = {}
     with _Binned(store, [sampler] if sampler else [], verifier) as binned:
@@ -279,8 +280,12 @@ def rl_problems(
             dropped["other families"] += 1
         elif problem.id in left_out:
             dropped["used before"] += 1
-        elif (rate := rates.get(problem.id, 0.5)) in (0.0, 1.0):
-            dropped["all correct" if rate else "all wrong"] += 1
+        elif sampler and problem.id not in rates:
+            dropped["no verdict"] += 1
+        elif rates.get(problem.id) == 1.0:
+            dropped["all correct"] += 1
+        elif rates.get(problem.id) == 0.0 and not keep_all_wrong:
+            dropped["all wrong"] += 1
         else:
             chosen.append(problem)
     chosen.sort(key=lambda p: content_id(seed, p.id))

@@ -34,7 +34,6 @@ class Document:
         """How many of its tokens are learned."""
         return len(self.ids) - self.first_target
 
-
     @property
     def prompt(self) -> tuple[int, ...]:
         """The tokens before the first target."""

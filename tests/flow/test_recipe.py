@@ -59,6 +59,7 @@ def small() -> list[str]:
         "rl.max_tokens": 24,
         "rl.problems": 16,
         "rl.rebalance": "false",
+        "rl.pool": "all",
     }
     values |= {"rl.overlong_penalty": "true", "rl.overlong_cache": 0.9, "rl.dynamic_sampling": "true", "rl.max_refills": 4}
     values |= {"evaluate.samples": 2, "evaluate.max_tokens": 32}
@@ -167,6 +168,8 @@ def test_base_only_problems_are_seen_by_the_base_alone(run: Path) -> None:
     store = Store(run / "store", create=False)
     elementary = {problem.id for problem in store.problems(source=names)} if names else set()
     assert elementary.isdisjoint(rollout.problem_id for rollout in store.rollouts())
+    learned = json.loads((run / "selections" / "base.json").read_text(encoding="utf-8"))["ids"]
+    assert set(learned) <= elementary  # `own_sources`: and the base has seen nothing else
 
 
 def test_sampler_and_trainer_agree_in_every_step_of_rl(run: Path) -> None:

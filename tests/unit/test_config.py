@@ -123,6 +123,9 @@ def test_an_unknown_key_names_the_nearest(tmp_path, addition, wrong, nearest):
         ("problems.sources.0.count=0", ("problems.sources.0:", "needs a `count`")),
         ("problems.sources=[]", ("'problems.sources'", "at least 1 item")),
         ("model.checkpoint=some/model", ("either a `checkpoint` or a [base] stage",)),
+        ("rl.pool=mixed", ("rl.pool = 'mixed'", "`dpo.own_problems`")),
+        ("rl.pool=easy", ("'rl.pool'", "'unsolved'")),
+        ("base.own_sources=true", ("base.own_sources", "`base_only = true`")),
     ],
 )
 def test_a_bad_value_names_its_key_and_what_would_be_right(tmp_path, override, parts):

@@ -261,16 +261,20 @@ def test_rl_problems_come_in_a_seeded_order_that_a_limit_only_cuts(store):
 def test_rl_problems_drop_what_agrees_what_was_used_and_other_families(store):
     mixed = add(store, "mixed", [("r", C), ("w", W)], sampler="dpo")
     add(store, "easy", [("r", C), ("s", C)], sampler="dpo")
-    add(store, "hard", [("w", W), ("n", N)], sampler="dpo")
+    hard = add(store, "hard", [("w", W), ("n", N)], sampler="dpo")
     fresh = add(store, "fresh", [("r", C)], sampler="teacher")
     unsure = add(store, "unsure", [("u", U)], sampler="dpo")
     used = add(store, "used", [])
     add(store, "equation", [], family="equations")
     found = rl_problems(store, seed=0, sampler="dpo", families=["sums"], exclude=[used.id])
-    assert set(found.ids) == {mixed.id, fresh.id, unsure.id}
+    assert set(found.ids) == {mixed.id}
     assert {k: v for k, v in found.funnel.dropped.items() if v} == {
-        "all correct": 1, "all wrong": 1, "used before": 1, "other families": 1,
+        "all correct": 1, "all wrong": 1, "no verdict": 2, "used before": 1, "other families": 1,
     }  # fmt: skip
+    found = rl_problems(store, seed=0, sampler="dpo", families=["sums"], exclude=[used.id], keep_all_wrong=True)
+    assert set(found.ids) == {mixed.id, hard.id}
+    everything = rl_problems(store, seed=0, families=["sums"], exclude=[used.id])
+    assert {fresh.id, unsure.id, mixed.id, hard.id} < set(everything.ids)
 
 
 def test_heldout_problems_are_balanced_over_sources(store):

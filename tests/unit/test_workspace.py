@@ -17,7 +17,7 @@ from headway.stages.dpo import learn_preferences
 from headway.stages.midtrain import midtrain, split_validation
 from headway.stages.sft import finetune
 from headway.store.queries import midtrain_examples, training_problems
-from headway.types import Example, Outcome, Problem
+from headway.types import Example, Outcome, Problem, Split
 
 C, W = Outcome.CORRECT, Outcome.WRONG
 LONG = "first we count on and on " * 20 + "\\boxed{1}"
@@ -123,6 +123,18 @@ def test_the_base_drops_and_counts_questions_that_do_not_fit(tmp_path: Path) -> 
     assert 12 <= len(kept) < 16
     assert sorted(found["ids"]) == sorted(kept)
     assert found["funnel"]["dropped"]["longer than the stage allows"] == 16 - len(kept)
+
+
+def test_the_base_may_learn_from_sources_of_its_own_alone(tmp_path: Path) -> None:
+    sources = [{"family": "chain_sum", "count": 3}, {"name": "facts", "family": "chain_sum", "count": 3, "base_only": True}]
+    base = {"optimizer": OPTIMIZER, "seq_len": 64, "batch_rows": 4, "own_sources": True}
+    with workspace(tmp_path, sources=sources, base=base) as work:
+        facts = [Problem.make("facts", "chain_sum", f"{i} + 1 =", str(i + 1), Split.TRAIN) for i in range(5)]
+        work.store.add_problems(facts, "facts")
+        train_base(work)
+    found = selection(tmp_path, "base")
+    assert sorted(found["ids"]) == sorted(p.id for p in facts)
+    assert found["funnel"]["dropped"] == {"other sources": 12}
 
 
 def test_few_rows_are_still_learned_for_every_epoch(tmp_path: Path) -> None:

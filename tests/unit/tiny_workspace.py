@@ -1,6 +1,6 @@
 """A workspace around the tiny sampler: a run's folder, a table of problems, a policy. For the tests of the stages."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,10 @@ OPTIMIZER = {"lr": 0.003}
 
 
 @contextmanager
-def workspace(root: Path, problems: int = 12, **sections: Any) -> Iterator[Workspace]:
+def workspace(root: Path, problems: int = 12, sources: Sequence[dict[str, Any]] = (), **sections: Any) -> Iterator[Workspace]:
     """Open `root/tiny` (again) with this many training problems and a held-out one."""
-    values = {"name": "tiny", "problems": {"sources": [{"family": "chain_sum", "count": 3}]}, "base": {}} | sections
+    sources = list(sources) or [{"family": "chain_sum", "count": 3}]
+    values = {"name": "tiny", "problems": {"sources": sources}, "base": {}} | sections
     model = policy()
     with Run.open(root, parse_recipe(values, "tiny.toml"), "tiny.toml") as run, Verifier() as verifier:
         store = Store(run.folder / "store")
