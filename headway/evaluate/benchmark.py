@@ -17,7 +17,6 @@ from headway.sample import Plan, Sampler, chunk_of, rollouts_of, verdicts_of
 from headway.store.store import Store
 from headway.types import Outcome, Problem, Rollout, StopReason, Verdict
 
-
 Show = Callable[[int, int, float], None]  # (samples done, samples in all, new tokens a second)
 
 

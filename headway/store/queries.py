@@ -263,8 +263,8 @@ def rl_problems(
 ) -> Selection[Problem]:
     """Training problems in a seeded order; RL samples fresh groups for them.
 
-    `exclude` holds ids used before. With `sampler`, a problem stays whose judged rollouts of it disagree, with `keep_all_wrong` also
-    one where none is correct; without a judged rollout it is dropped. `limit` 0 takes all.
+    `exclude` holds ids used before. With `sampler`, a problem stays whose judged rollouts of it disagree, with `keep_all_wrong`
+    also one where none is correct; without a judged rollout it is dropped. `limit` 0 takes all.
     """
     rates: dict[str, float] = {}
     with _Binned(store, [sampler] if sampler else [], verifier) as binned:

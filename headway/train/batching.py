@@ -46,8 +46,8 @@ class Flat:
 
     `rows[n]` is the input whose hidden state predicts `targets[n]`, a token of document `owner[n]`.
 
-    Example: documents (5,9,31,1; first target 2), (5,9,7,1; 2) and (5,7; 1) give ids (5,9,31, 7, 5), since the second begins as the
-    first does; rows (1,2, 1,3, 4), targets (31,1, 7,1, 7), owner (0,0, 1,1, 2).
+    Example: documents (5,9,31,1; first target 2), (5,9,7,1; 2) and (5,7; 1) give ids (5,9,31, 7, 5), since the second begins as
+    the first does; rows (1,2, 1,3, 4), targets (31,1, 7,1, 7), owner (0,0, 1,1, 2).
     """
 
     ids: Tensor

@@ -18,7 +18,7 @@ from headway.types import Group, Outcome, Problem, Rollout, Split, StopReason, V
 from headway.verify.judge import Verifier
 
 CONFIG = EvaluateConfig(samples=2, temperature=0.8, top_p=0.9, max_tokens=12)
-HELDOUT = parities(140, Split.HELDOUT)  # a chunk of 128 and the rest
+HELDOUT = parities(520, Split.HELDOUT)  # a chunk of 512 with two samples each, and the rest
 
 
 @pytest.fixture(scope="module")
@@ -56,29 +56,29 @@ def test_an_evaluation_that_was_stopped_goes_on_where_it_was(tmp_path: Path, ver
     straight, cut = Store(tmp_path / "straight"), Store(tmp_path / "cut")
     whole = Counting(verifier)
     shown = run(straight, whole)
-    assert whole.chunks == [128, 12]
-    assert shown[-1] == (280, 280)
+    assert whole.chunks == [512, 8]
+    assert shown[-1] == (1040, 1040)
     assert shown == sorted(shown)
 
     with pytest.raises(Killed):
         run(cut, Counting(verifier, dies_at=1))
     rest = Counting(verifier)
     run(cut, rest)
-    assert rest.chunks == [12]
+    assert rest.chunks == [8]
     assert cut.rollouts(tokens=True) == straight.rollouts(tokens=True)
     assert cut.verdicts() == straight.verdicts()
 
     again = Counting(verifier, dies_at=0)
-    assert run(cut, again)[-1] == (280, 280)
+    assert run(cut, again)[-1] == (1040, 1040)
     assert again.chunks == []
-    assert len(cut.rollouts()) == 280
+    assert len(cut.rollouts()) == 1040
 
 
 def test_a_kill_between_rollouts_and_verdicts_loses_and_repeats_nothing(tmp_path: Path, verifier: Verifier) -> None:
     straight, cut = Store(tmp_path / "straight"), Store(tmp_path / "cut")
     run(straight, Counting(verifier))
     plan = Plan("eval:sft", 0, "tiny/sft", CONFIG.temperature, CONFIG.top_p, CONFIG.max_tokens)
-    cut.add_rollouts(rollouts_of(Counting(verifier).sample(HELDOUT[:128], 2, plan)), "eval:sft/0")
+    cut.add_rollouts(rollouts_of(Counting(verifier).sample(HELDOUT[:512], 2, plan)), "eval:sft/0")
     run(cut, Counting(verifier))
     assert cut.rollouts(tokens=True) == straight.rollouts(tokens=True)
     assert cut.verdicts() == straight.verdicts()
@@ -89,10 +89,10 @@ def test_stages_do_not_share_samples(tmp_path: Path, verifier: Verifier) -> None
     run(store, Counting(verifier), "sft")
     second = Counting(verifier)
     run(store, second, "dpo")
-    assert second.chunks == [128, 12]
+    assert second.chunks == [512, 8]
     families = {problem.id: problem.family for problem in HELDOUT}
     sft, dpo = (judged_samples(store, stage, families) for stage in ("sft", "dpo"))
-    assert [r.sampler for r, _ in sft] == ["eval:sft"] * 280
+    assert [r.sampler for r, _ in sft] == ["eval:sft"] * 1040
     assert {r.id for r, _ in sft}.isdisjoint(r.id for r, _ in dpo)
     assert {(r.temperature, r.top_p) for r, _ in sft + dpo} == {(0.8, 0.9)}
 

@@ -63,14 +63,14 @@ def test_a_stage_reads_the_table_as_it_was_when_its_selection_was_frozen(tmp_pat
 
 def test_samples_that_the_table_holds_are_not_drawn_again(tmp_path: Path) -> None:
     plan = Plan("dpo", 0, "tiny/sft", 1.0, 1.0, 8)
-    with workspace(tmp_path, problems=140) as work:
-        work.sample_stored(parities(140), 2, plan, "dpo", "dpo")
+    with workspace(tmp_path, problems=520) as work:
+        work.sample_stored(parities(520), 2, plan, "dpo", "dpo")
         before = work.store.rollouts(tokens=True), work.store.verdicts()
-        assert len(before[0]) == 280
-    with workspace(tmp_path, problems=140) as work:
+        assert len(before[0]) == 1040
+    with workspace(tmp_path, problems=520) as work:
         with torch.no_grad():
             work.model.norm.weight.zero_()  # another policy would sample something else
-        work.sample_stored(parities(140), 2, plan, "dpo", "dpo")
+        work.sample_stored(parities(520), 2, plan, "dpo", "dpo")
         assert (work.store.rollouts(tokens=True), work.store.verdicts()) == before
 
 
