@@ -26,7 +26,7 @@ class Layout:
     """Where the documents of a flat row lie.
 
     Example: lengths (3, 2) give ``positions=[0,1,2,0,1]``, groups ``[[0,1,2]]`` and ``[[3,4]]``, ``inverse=[0,1,2,3,4]``. If the
-    second begins with the first two tokens of the first, ``positions=[0,1,2,2,3]`` and the groups are ``[[0,1,3,4], [0,1,2,0]]``.
+    second begins with the first two tokens of the first, ``positions=[0,1,2,2,3]`` and groups ``[[0,1,3,4]]`` and ``[[0,1,2]]``.
 
     positions [T] restart at every document. Each group [B, L] holds token indices (padding repeats index 0).
     `inverse` [T] is each token's place in its own document among the flattened groups laid end to end.
