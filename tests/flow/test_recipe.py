@@ -237,27 +237,44 @@ def progress(folder: Path) -> int:
     return rows + 500 * len(list(folder.glob("store/*/_delta_log/*.json")))
 
 
-def test_killed_at_random_moments_and_resumed_is_the_uninterrupted_run(run: Path, tmp_path: Path) -> None:
+def assert_survives_kills(words: list[str], straight: Path, again: Path, kills: int, pause: float) -> None:
+    """`words` write the run `again`, are killed at random moments and started anew: its content is that of `straight`."""
     seed = int(os.environ.get("HEADWAY_KILL_SEED", random.randrange(10**6)))
     print(f"HEADWAY_KILL_SEED={seed}")  # shown where the test fails
     chance = random.Random(seed)
-    whole = progress(run)
-    words = [sys.executable, "-m", "headway", *command("run", tmp_path)]
-    told = {"cwd": tmp_path, "env": os.environ | {"PYTHONPATH": str(ROOT)}, "stderr": subprocess.STDOUT}
-    folder, log = tmp_path / "small", tmp_path / "log"
+    whole = progress(straight)
+    words = [sys.executable, "-m", "headway", *words]
+    told = {"cwd": again.parent, "env": os.environ | {"PYTHONPATH": str(ROOT)}, "stderr": subprocess.STDOUT}
+    log = again.parent / "log"
     with log.open("wb") as output:
-        for moment in sorted(chance.uniform(0, 0.97 * whole) for _ in range(3)):
+        for moment in sorted(chance.uniform(0, 0.97 * whole) for _ in range(kills)):
             process = subprocess.Popen(words, stdout=output, start_new_session=True, **told)
-            while process.poll() is None and progress(folder) < moment:
+            while process.poll() is None and progress(again) < moment:
                 time.sleep(0.005)
-            time.sleep(chance.uniform(0, 0.05))
+            time.sleep(chance.uniform(0, pause))
             assert process.poll() is None, log.read_text(errors="replace")
+            print(f"killed at {moment / whole:.1%}")
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         ended = subprocess.run(words, stdout=output, check=False, **told)
     assert ended.returncode == 0, log.read_text(errors="replace")
-    assert_same(content(folder), content(run))
-    assert list(folder.rglob("*.tmp-*")) == []
+    assert_same(content(again), content(straight))
+    assert list(again.rglob("*.tmp-*")) == []
+
+
+def test_killed_at_random_moments_and_resumed_is_the_uninterrupted_run(run: Path, tmp_path: Path) -> None:
+    assert_survives_kills(command("run", tmp_path), run, tmp_path / "small", kills=3, pause=0.05)
+
+
+@pytest.mark.skipif("HEADWAY_TINY_RUN" not in os.environ, reason="HEADWAY_TINY_RUN names no finished run of recipes/tiny.toml")
+@pytest.mark.timeout(7200)
+def test_the_whole_tiny_recipe_killed_ten_times_is_the_uninterrupted_run(tmp_path: Path) -> None:
+    straight = Path(os.environ["HEADWAY_TINY_RUN"]).absolute()
+    made = json.loads((straight / "recipe.json").read_text(encoding="utf-8"))
+    sets = [word for key in ("name", "seed", "threads") for word in ("--set", f"{key}={made[key]}")]
+    assert load_recipe(RECIPE, sets[1::2]).model_dump(mode="json") == made
+    words = ["run", str(RECIPE), "--root", str(tmp_path), *sets]
+    assert_survives_kills(words, straight, tmp_path / made["name"], kills=10, pause=2.0)
 
 
 # -- wrong input -------------------------------------------------------------------------------------------------------
