@@ -138,11 +138,13 @@ def evaluate(
 
 
 @app.command()
-def report(run: Annotated[str, typer.Argument(metavar="RUN", help="The run: its folder, or its name under runs/.")] = "") -> None:
-    """Print a run's staircase and write its page again."""
+def report(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="The run: its folder, or its name; or several with commas.")] = "",
+) -> None:
+    """Print a run's staircase and write its page again; of several runs (seeds), print the pooled staircase."""
     from headway.report.shell import report as show_report
 
-    show_report(run_folder(run))
+    show_report([run_folder(name) for name in run.split(",")])
 
 
 @app.command()

@@ -13,7 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich import box
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from headway.errors import DataError, RunError
@@ -144,6 +146,30 @@ def render_comparison(comparison: Comparison, console: Console) -> None:
         notes.append(f"{comparison.left_out} rates without a partner left out")
     notes.append(f"smallest difference this test sees in 4 of 5 cases: {points(comparison.smallest_visible).lstrip('+')} points")
     console.print(Text("; ".join(notes)))
+
+
+def render_pooled(run_dirs: Sequence[str | Path], console: Console) -> None:
+    """Print the staircase over several seeds as a table that fits 80 columns."""
+    rows = pooled_staircase(run_dirs)
+    title = Text(f"{clean(_name(run_dirs))}: mean accuracy on held-out problems, in percent")
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    table.add_column("stage", max_width=16)
+    for name in ("accuracy\n(95 % interval)", "change\n(95 % interval)", "p", "each run"):
+        table.add_column(name, justify="right", no_wrap=name != "each run")
+    for row in rows:
+        one, change = row.estimate, row.versus_previous
+        table.add_row(
+            Text(clean(row.stage)),
+            Text.assemble((f"{100 * one.mean:.1f}", "bold"), f" ({100 * one.low:.1f}\u2013{100 * one.high:.1f})"),
+            f"{points(change.difference)} ({100 * change.low:.1f}\u2013{100 * change.high:.1f})" if change else "",
+            p_value(change.p if change else None).removeprefix("p ").removeprefix("= "),
+            " ".join(f"{100 * seed:.1f}" for seed in row.seeds),
+        )
+    console.print(table)
+    console.print(
+        f"{rows[0].estimate.num_problems} problems over {len(run_dirs)} runs; problems are the sampling unit. "
+        f"p: paired test against the stage before, pooled over the runs."
+    )
 
 
 def _listed(runs: Runs) -> list[str | Path]:

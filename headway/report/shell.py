@@ -12,14 +12,18 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from headway.report.compare import compare, render_comparison
+from headway.report.compare import compare, render_comparison, render_pooled
 from headway.report.page import write_page
 from headway.report.tables import render_staircase
 
 
-def report(folder: Path) -> None:
-    """Print the staircase and write the page again."""
+def report(folders: Sequence[Path]) -> None:
+    """Print the staircase of a run and write its page again; of several runs, print the pooled staircase."""
     console = Console()
+    if len(folders) > 1:
+        render_pooled(folders, console)
+        return
+    (folder,) = folders
     render_staircase(folder, console)
     console.print(Text(f"page: {write_page(folder)}"), soft_wrap=True)
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from synthetic_run import STAGES, build
 
 from headway.errors import DataError, RunError
-from headway.report.compare import compare, pooled_staircase, render_comparison
+from headway.report.compare import compare, pooled_staircase, render_comparison, render_pooled
 from headway.report.readings import problem_rates
 from headway.report.tables import curves, funnels, read_run, readings, render_staircase, staircase
 from headway.types import Outcome
@@ -238,3 +238,17 @@ def test_names_cannot_write_to_the_terminal(tmp_path):
     assert "\x1b[2J" not in text
     assert "\x07" not in text
     assert "[red]rl[/red]" in text.replace("\n", "").replace(" ", "").replace("│", "") or "[red]" in text
+
+
+def test_the_pooled_staircase_in_the_terminal_shows_every_run(run, tmp_path):
+    other = build(tmp_path / "other", seed=5)
+    pooled = pooled_staircase([run, other])
+    lines = printed(lambda console: render_pooled([run, other], console), width=80).splitlines()
+    assert f"{run.resolve().name} + other" in lines[0]
+    for row in pooled:
+        line = next(line for line in lines if line.startswith(row.stage))
+        assert f"{100 * row.estimate.mean:.1f} (" in line
+        assert line.rstrip().endswith(" ".join(f"{100 * seed:.1f}" for seed in row.seeds))
+        if row.versus_previous is not None:
+            assert f"{100 * row.versus_previous.difference:+.1f} (" in line.replace("\u2212", "-")
+    assert max(map(len, lines)) <= 80
