@@ -200,9 +200,9 @@ def show(
         _print_rows(rows.column_names, [list(row.values()) for row in rows.to_pylist()])
 
 
-_VERDICTS_OF = "select verifier, outcome, reason, answer from verdicts where rollout_id = {} order by verifier"
+_VERDICTS_OF = "select verifier, outcome, reason, extracted from verdicts where rollout_id = {} order by verifier"
 _ROLLOUTS_OF = """
-    select rollouts.id as rollout, sampler, step, index, stop_reason, num_tokens, verifier, outcome, answer
+    select rollouts.id as rollout, sampler, step, index, stop_reason, num_tokens, verifier, outcome, extracted
     from rollouts left join verdicts on verdicts.rollout_id = rollouts.id
     where problem_id = {} order by sampler, step, index, verifier, rollouts.id
 """

@@ -130,16 +130,17 @@ class Verdict:
 
     Example::
 
-        Verdict(rollout_id="c1…", verifier="rules@1", outcome=Outcome.WRONG, reason="numbers_differ", answer="11")
+        Verdict(rollout_id="c1…", verifier="rules@1", outcome=Outcome.WRONG, reason="numbers_differ", extracted="11")
 
-    `reason` is a short code; `answer` the extracted final answer as text, "" where there is none.
+    `reason` is a short code; `extracted` the final answer that was extracted, as text, "" where there is none. `rollout_id` is ""
+    where the text judged is no stored rollout.
     """
 
     rollout_id: str
     verifier: str
     outcome: Outcome
     reason: str = ""
-    answer: str = ""
+    extracted: str = ""
 
 
 @dataclass(frozen=True, slots=True)

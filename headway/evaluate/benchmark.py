@@ -97,7 +97,9 @@ def _majority(judged: Sequence[tuple[Rollout, Verdict]]) -> float:
     votes: dict[str, list[Verdict]] = {}
     for rollout, verdict in judged:
         votes.setdefault(rollout.problem_id, []).append(verdict)
-    found = [majority_at_k([v.answer for v in group], [v.outcome is Outcome.CORRECT for v in group]) for group in votes.values()]
+    found = [
+        majority_at_k([v.extracted for v in group], [v.outcome is Outcome.CORRECT for v in group]) for group in votes.values()
+    ]
     return float(np.mean(found))
 
 

@@ -25,7 +25,7 @@ from headway.types import Outcome
 
 # The newest verdict of each rollout: the highest version of verifier@version, then the last name.
 _JUDGED = """
-    SELECT r.id AS id, r.problem_id AS problem_id, r."index" AS "index", v.outcome AS outcome, v.answer AS answer,
+    SELECT r.id AS id, r.problem_id AS problem_id, r."index" AS "index", v.outcome AS outcome, v.extracted AS extracted,
            v.reason AS reason
     FROM rollouts r JOIN verdicts v ON v.rollout_id = r.id
     WHERE r.sampler = {sampler}
@@ -44,7 +44,7 @@ class Judged:
     problem_id: str
     index: int
     outcome: Outcome
-    answer: str
+    extracted: str
     reason: str
 
 
@@ -63,7 +63,7 @@ class Reading:
     reference: str
     text: str
     outcome: Outcome
-    answer: str
+    extracted: str
     reason: str
     stop_reason: str
     num_tokens: int
@@ -176,7 +176,7 @@ def _with_texts(
                 reference=problem["reference"],
                 text=rollout["text"],
                 outcome=row.outcome,
-                answer=row.answer,
+                extracted=row.extracted,
                 reason=row.reason,
                 stop_reason=str(rollout["stop_reason"]),
                 num_tokens=rollout["num_tokens"],

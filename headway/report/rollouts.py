@@ -81,7 +81,7 @@ def _problem(number: int, rows: Sequence[Reading]) -> str:
 def _rollout(name: str, reading: Reading, is_open: bool) -> str:
     kind, mark, words = _MARKS[reading.outcome]
     state = " open" if is_open else ""
-    said = f"answered {escape(reading.answer)}" if reading.answer.strip() else words
+    said = f"answered {escape(reading.extracted)}" if reading.extracted.strip() else words
     facts = [f"{reading.num_correct}/{reading.num_samples} right"]
     if reading.num_tokens:
         facts.append(f"{amount(reading.num_tokens)} tokens")

@@ -62,7 +62,7 @@ _MEANING: dict[str, dict[str, str]] = {
         "verifier": "name@version; a better verifier adds rows and changes none",
         "outcome": "`correct`, `wrong`, `no_answer` or `unverifiable`",
         "reason": "short code",
-        "answer": "the extracted final answer as text, empty where there is none",
+        "extracted": "the final answer that was extracted, as text, empty where there is none",
     },
 }
 

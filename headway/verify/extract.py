@@ -43,10 +43,12 @@ _NUMBER = re.compile(
 _PROSE = re.compile(r"[^\W\d_]{3,}|[\u0900-\uffff]{2,}")
 _MATH_IN_PROSE = re.compile(r"^\s*[A-Za-z]{2,}[^$]*\$[^$]+\$|\$[^$]+\$[^$]*[A-Za-z]{2,}[^$]*$")
 _NAMES = re.compile(
-    r"\\[a-zA-Z]+|(?:text|mathrm|operatorname|begin|end)\{[^{}]*\}|(?:a?(?:sin|cos|tan)|sqrt|log|exp|Abs|infinity)"
+    r"\\?(?:text|mathrm|operatorname|begin|end)\{[^{}]*\}|\\[a-zA-Z]+|(?:a?(?:sin|cos|tan)|sqrt|log|exp|Abs|infinity)"
 )
+_CALL = re.compile(r"[A-Za-z_]\($")
+_POWER = re.compile(r"(?<=[\w)\]}])\*\*(?=[\w(+-])")  # Python's, where it would otherwise be bold
 _REFUSAL = re.compile(r"(?:not|n't|n’t|unable to|impossible to)\s*(?:know|determine|find|tell|sure|say)|unknown", re.IGNORECASE)
-_CHOICE = re.compile(r"(?<![A-Za-z0-9\\])\(?([A-J])\)?(?![A-Za-z0-9'’])")
+_CHOICE = re.compile(r"(?<![A-Za-z0-9\\])\(?([A-J])\)?(?![A-Za-z0-9'’])(?!\}?\s?(?:\*[\w\\]|[\^_+/=]))")
 _MARKED_LETTER = re.compile(
     r"[$*\s]*\(?(?:\\text\{)?\(?([A-Ja-j])(?![A-Za-z0-9'’=+^_])[)}\s*$]*(?:[.,:;。，]|$|(?!or\b|and\b|\(?[A-J]\b)[a-z]{2})"
 )
@@ -147,6 +149,11 @@ def choice(text: str) -> str | None:
 def _is_article(text: str, match: re.Match[str]) -> bool:
     """Whether a capital A or I is the English word and no option: followed by a lower-case word."""
     return match.group(0) in "AI" and bool(re.match(r"\s+[a-z]", text[match.end() : match.end() + 3]))
+
+
+def _is_argument(text: str, match: re.Match[str]) -> bool:
+    """Whether a number is the whole argument of a call, as in print(42): a program's text, and no answer of its own."""
+    return bool(_CALL.search(text[max(0, match.start() - 24) : match.start()])) and text[match.end() : match.end() + 1] == ")"
 
 
 def _last_box(text: str) -> str | None:
@@ -277,7 +284,7 @@ def _loose(text: str) -> Found | None:
     tail = text[-MAX_TAIL:]
     if _REFUSAL.search(tail[-200:]):
         return None
-    words = _NAMES.sub("", text) if len(text) <= 200 and "**" not in text else None
+    words = _NAMES.sub("", text) if len(text) <= 200 and "**" not in _POWER.sub("^", text) else None
     if words is not None and not (_PROSE.search(words) or ("$" in text and _MATH_IN_PROSE.search(text))):
         whole = text.strip()
         if whole:
@@ -285,7 +292,9 @@ def _loose(text: str) -> Found | None:
     candidates = [(match.start(), match.group(1), "bold") for match in _BOLD.finditer(tail)][-1:]
     for match in _MATH.finditer(tail):
         candidates.append((match.start(), next(g for g in match.groups() if g is not None), "math"))
-    numbers = [match for match in _NUMBER.finditer(tail) if any(c.isdigit() for c in match.group())]
+    numbers = [
+        match for match in _NUMBER.finditer(tail) if any(c.isdigit() for c in match.group()) and not _is_argument(tail, match)
+    ]
     candidates = candidates[-2:]
     if candidates:
         start, answer, rung = max(candidates)

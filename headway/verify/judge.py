@@ -12,9 +12,11 @@ It does not know where rollouts are stored or what a reward is.
 
 from __future__ import annotations
 
+import atexit
+import os
 import re
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from types import TracebackType
 from typing import NamedTuple
 
@@ -46,7 +48,7 @@ class Judgement(NamedTuple):
 
     outcome: Outcome
     reason: str
-    answer: str
+    extracted: str
 
 
 class _Open(NamedTuple):
@@ -56,6 +58,37 @@ class _Open(NamedTuple):
     answer: str
     extracted: str
     reason: str
+
+
+def grade(reference: str, completion: str) -> Verdict:
+    r"""Is `completion` right? One call without set-up, safe in any thread or process.
+
+    >>> grade("72", r"48 + 24 is \boxed{72}").outcome.value, grade("#### 1/2", "The answer is 0.5").extracted
+    ('correct', '0.5')
+
+    `reference` is a bare answer, or a text that states it as a completion would. Where the completion marks no answer, its last
+    formula or number counts. What the fast path cannot decide goes to one worker process, which is started then and kept;
+    HeadwayError where it does not start. For many completions at once, `Verifier` has more workers.
+    """
+    found = _fast(_bare(reference), completion, last_number=True)
+    if isinstance(found, _Open):
+        found = _shared_verifier(os.getpid()).judge(_bare(reference), completion)
+    return Verdict("", VERIFIER, found.outcome, found.reason, found.extracted)
+
+
+@cache
+def _shared_verifier(pid: int) -> Verifier:
+    """The verifier behind `grade`: one a process, since a forked one must not talk to its parent's workers."""
+    verifier = Verifier(seconds=0.6, last_number=True)
+    atexit.register(verifier.close)
+    return verifier
+
+
+def _bare(reference: str) -> str:
+    """The answer that a reference is or states: a box, "#### 72" or "Answer: 72" is looked into."""
+    if len(reference) < 8 or reference.isalnum():
+        return reference  # no room for a marker
+    return extract.final_answer(reference) or reference
 
 
 def judge(reference: str, text: str, *, last_number: bool = False) -> Judgement:
@@ -68,8 +101,7 @@ def judge(reference: str, text: str, *, last_number: bool = False) -> Judgement:
 
 
 def _fast(reference: str, text: str, last_number: bool) -> Judgement | _Open:
-    if "\\boxed" in reference or "\\fbox" in reference:
-        reference = extract.final_answer(reference) or reference
+    reference = _bare(reference) if "\\boxed" in reference or "\\fbox" in reference else reference
     found = extract.find(text, last_number=last_number)
     if found is None or not found.answer:
         letter = _settled_letter(reference, text) if last_number else None
@@ -182,7 +214,7 @@ class Verifier:
         """One verdict for each (problem, rollout), in order."""
         judgements = self.judge_all([(problem.reference, rollout.text) for problem, rollout in pairs])
         return [
-            Verdict(rollout.id, VERIFIER, found.outcome, found.reason, found.answer)
+            Verdict(rollout.id, VERIFIER, found.outcome, found.reason, found.extracted)
             for (_, rollout), found in zip(pairs, judgements, strict=True)
         ]
 

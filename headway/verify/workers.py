@@ -2,10 +2,10 @@
 
     tasks --> idle worker --(JSON line)--> python -m headway.verify.slow --(word)--> result, or the worker is killed
 
-Processes start when the first task comes, not before. A worker over its limit is killed and replaced; one that died by
-itself is replaced and its task tried again, so that a worker killed from outside changes no verdict. The limit counts
-the worker's own processor seconds where the system tells them (a busy machine does not turn right answers into wrong
-ones), and five times as much on the wall clock. There are no signal handlers, so any thread may call.
+Processes start when the first task comes, not before. A worker over its limit is killed, and one that stands by takes its
+place; one that died by itself is replaced and its task tried again, so that a worker killed from outside changes no verdict.
+The limit counts the worker's own processor seconds where the system tells them (a busy machine does not turn right answers
+into wrong ones), and five times as much on the wall clock. There are no signal handlers, so any thread may call.
 
 It does not know mathematics or outcomes: a result is one of the words of `slow`, or "timeout" or "died".
 """
@@ -29,6 +29,7 @@ from headway.errors import HeadwayError
 
 START_SECONDS = 120.0  # a cold import of sympy on a busy machine
 MAX_TRIES = 3  # of one task whose worker dies; also of starts in a row that fail
+SPARES = 1  # idle workers beside the `workers`, twice as many once a task had to be killed: the next one waits for no start
 _TICK = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 
 
@@ -99,6 +100,7 @@ class Pool:
         self._pool: list[_Worker] = []
         self._lock = threading.Lock()
         self._failed_starts = 0
+        self._spares = SPARES
 
     @property
     def pids(self) -> list[int]:
@@ -137,13 +139,15 @@ class Pool:
 
     def _assign(self, tasks: Sequence[tuple[str, str]], waiting: deque[int]) -> None:
         busy = sum(worker.task is not None for worker in self._pool)
-        wanted = min(self.workers, busy + len(waiting))
+        wanted = min(self.workers, busy + len(waiting)) + self._spares
         while len(self._pool) < wanted:
             self._pool.append(self._start())
+        at_work = sum(worker.task is not None and worker.task >= 0 for worker in self._pool)
         for worker in self._pool:
-            if worker.task is None and waiting:
+            if worker.task is None and waiting and at_work < self.workers:
                 task = waiting.popleft()
                 worker.give(task, *tasks[task])
+                at_work += 1
 
     def _start(self) -> _Worker:
         root = str(Path(__file__).resolve().parents[2])
@@ -209,3 +213,5 @@ class Pool:
                 self._pool.remove(worker)
                 worker.end()
                 results[worker.task] = Result("timeout", worker.reference_read)
+                self._spares = 2 * SPARES
+                self._pool.append(self._start())

@@ -120,7 +120,7 @@ def _results(judged, seed: int, payloads) -> dict:
 def _majority(rows) -> float:
     votes: dict[str, list[tuple[str, bool]]] = {}
     for problem, _, verdict in rows:
-        votes.setdefault(problem.id, []).append((verdict.answer, verdict.outcome is Outcome.CORRECT))
+        votes.setdefault(problem.id, []).append((verdict.extracted, verdict.outcome is Outcome.CORRECT))
     return float(np.mean([majority_at_k(*zip(*pairs, strict=True)) for pairs in votes.values()]))
 
 

@@ -1,6 +1,7 @@
 """Verdicts: four outcomes, the case file, limits that hold, and the shared cases where they are at hand."""
 
 import json
+import multiprocessing
 import os
 import random
 import signal
@@ -8,13 +9,14 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from headway.errors import HeadwayError
 from headway.types import Outcome, Problem, Rollout, Split, StopReason
-from headway.verify import workers
+from headway.verify import grade, workers
 from headway.verify.judge import VERIFIER, Verifier, judge
 from headway.verify.workers import Pool, Result
 
@@ -163,3 +165,49 @@ def test_no_adversary_is_right_and_none_leaves_a_trace(verifier, tmp_path, monke
         if row["expect"] != "any":
             assert (judgement.outcome is Outcome.CORRECT) == row["expect"], (row["id"], judgement)
     assert list(tmp_path.iterdir()) == []
+
+
+# -- grade -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("reference", "completion", "outcome", "extracted"),
+    [
+        ("72", r"48 + 24 = \boxed{72}", Outcome.CORRECT, "72"),
+        ("so 48 + 24\n#### 72", "The answer is 72.0", Outcome.CORRECT, "72.0"),
+        (r"It is $\boxed{\frac{1}{2}}$", "0.5", Outcome.CORRECT, "0.5"),
+        ("72", "so 73 remain", Outcome.WRONG, "73"),
+        ("72", "<think>72", Outcome.NO_ANSWER, ""),
+        ("42", "print(42)", Outcome.NO_ANSWER, ""),
+        ("yes", r"\text{yes}", Outcome.CORRECT, r"\text{yes}"),
+        ("y + 1", "cos(x)**2 + sin(x)**2 + y", Outcome.CORRECT, "cos(x)**2 + sin(x)**2 + y"),
+        ("E", r"\mathrm{E}*2", Outcome.WRONG, r"\mathrm{E}*2"),
+        ("5", "it is **5**", Outcome.CORRECT, "5"),
+        (r"\frac{1}{0}!", r"\boxed{\sqrt{3}}", Outcome.UNVERIFIABLE, r"\sqrt{3}"),
+    ],
+)
+def test_grade(reference, completion, outcome, extracted):
+    found = grade(reference, completion)
+    assert (found.outcome, found.extracted) == (outcome, extracted), found
+    assert found.verifier == VERIFIER
+    assert found.reason
+
+
+SLOW = [  # the fast path leaves these open
+    (r"\left\{2\right\}", r"\boxed{{1,2} \cap {2,3}}"),
+    (r"\int_{0}^{7} 1\, dx", r"\boxed{\int_0^7 dx}"),
+    (r"\int_{0}^{7} 1\, dx", r"\boxed{\int_0^6 dx}"),
+]
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_grade_says_the_same_in_threads_and_in_forked_and_spawned_processes():
+    expected = [grade(*item) for item in SLOW]
+    assert [verdict.outcome for verdict in expected] == [Outcome.CORRECT, Outcome.CORRECT, Outcome.WRONG]
+    assert {judge(*item).outcome for item in SLOW} == {Outcome.UNVERIFIABLE}
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(lambda item: grade(*item), SLOW * 5)) == expected * 5
+    for method in ("fork", "spawn"):
+        with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context(method)) as processes:
+            assert list(processes.map(grade, *zip(*SLOW, strict=True))) == expected, method
+    assert [grade(*item) for item in SLOW] == expected

@@ -36,7 +36,7 @@ def test_every_verdict_is_that_of_its_rollout_and_every_rollout_of_its_problem(v
         assert [r.index for r in group.rollouts] == [0, 1, 2, 3, 4]
         assert [v.rollout_id for v in group.verdicts] == [r.id for r in group.rollouts]
         expected = [judge(group.problem.reference, r.text) for r in group.rollouts]
-        assert [(v.outcome, v.answer) for v in group.verdicts] == [(e.outcome, e.answer) for e in expected]
+        assert [(v.outcome, v.extracted) for v in group.verdicts] == [(e.outcome, e.extracted) for e in expected]
         assert group.prompt_ids == tokenizer().prompt_ids(messages(group.problem))
     assert [r.id for r in rollouts_of(groups)] == [v.rollout_id for v in verdicts_of(groups)]
     assert len({r.id for r in rollouts_of(groups)}) == 150
