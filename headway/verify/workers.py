@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -29,6 +30,7 @@ from headway.errors import HeadwayError
 
 START_SECONDS = 120.0  # a cold import of sympy on a busy machine
 MAX_TRIES = 3  # of one task whose worker dies; also of starts in a row that fail
+KILLED = 0.2  # of a try: a worker that something outside killed says little about its task or about starting
 SPARES = 1  # idle workers beside the `workers`, twice as many once a task had to be killed: the next one waits for no start
 _TICK = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 
@@ -50,6 +52,7 @@ class _Worker:
     started: float = field(default_factory=time.monotonic)
     cpu_before: float = 0.0
     reference_read: bool = False
+    is_late: bool = False
     buffer: bytes = b""
 
     def fileno(self) -> int:
@@ -99,7 +102,7 @@ class Pool:
         self.workers, self.seconds, self.memory_mb = workers, seconds, memory_mb
         self._pool: list[_Worker] = []
         self._lock = threading.Lock()
-        self._failed_starts = 0
+        self._failed_starts = 0.0
         self._spares = SPARES
 
     @property
@@ -124,7 +127,7 @@ class Pool:
     def _run(self, tasks: Sequence[tuple[str, str]]) -> list[Result]:
         results: list[Result | None] = [None] * len(tasks)
         waiting = deque(range(len(tasks)))
-        tries = [0] * len(tasks)
+        tries = [0.0] * len(tasks)
         try:
             while any(result is None for result in results):
                 self._assign(tasks, waiting)
@@ -162,35 +165,37 @@ class Pool:
         busy = any(worker.task is not None and worker.task >= 0 for worker in self._pool)
         return min(0.05, self.seconds / 4) if busy else 1.0
 
-    def _listen(self, worker: _Worker, results: list[Result | None], waiting: deque[int], tries: list[int]) -> None:
+    def _listen(self, worker: _Worker, results: list[Result | None], waiting: deque[int], tries: list[float]) -> None:
         words = worker.lines()
         if words is None:
             self._bury(worker, results, waiting, tries)
             return
         for word in words:
             if word == "ready":
-                worker.task, self._failed_starts = None, 0
+                worker.task, self._failed_starts = None, 0.0
             elif word == "R":
                 worker.reference_read = True
             elif worker.task is not None and worker.task >= 0:
                 results[worker.task] = Result(word, worker.reference_read)
                 worker.task = None
 
-    def _bury(self, worker: _Worker, results: list[Result | None], waiting: deque[int], tries: list[int]) -> None:
+    def _bury(self, worker: _Worker, results: list[Result | None], waiting: deque[int], tries: list[float]) -> None:
         """Takes a worker that died out of the pool; its task is tried again."""
         self._pool.remove(worker)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            worker.process.wait(1.0)  # its own exit code, not that of our kill
         worker.end()
-        task = worker.task
+        task, code = worker.task, worker.process.returncode
+        weight = KILLED if code == -signal.SIGKILL and not worker.is_late else 1.0
         if task == -1:
-            self._failed_starts += 1
+            self._failed_starts += weight
             if self._failed_starts >= MAX_TRIES:
-                code = worker.process.returncode
                 raise HeadwayError(
                     f"the verifier's worker process does not start (exit code {code}, {MAX_TRIES} tries); "
                     f"does `python -c 'import math_verify'` work, and are {self.memory_mb} MB enough?"
                 )
         elif task is not None:
-            tries[task] += 1
+            tries[task] += weight
             if tries[task] >= MAX_TRIES:
                 results[task] = Result("died", worker.reference_read)
             else:
@@ -204,6 +209,7 @@ class Pool:
             wall = now - worker.started
             if worker.task == -1:
                 if wall > START_SECONDS:
+                    worker.is_late = True
                     worker.process.kill()  # its end of stream is then a failed start
                 continue
             if wall <= self.seconds:

@@ -1,5 +1,6 @@
 """Verdicts: four outcomes, the case file, limits that hold, and the shared cases where they are at hand."""
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -127,6 +128,39 @@ def test_a_worker_killed_from_outside_changes_no_verdict():
         assert [result.word for result in pool.run([("x", "x"), ("x", "y")])] == ["same", "differ"]
     finally:
         pool.close()
+
+
+def test_workers_killed_again_and_again_change_no_verdict():
+    """HEADWAY_KILL_SECONDS=60 does it for a minute; a kill every 2 s."""
+    seconds = float(os.environ.get("HEADWAY_KILL_SECONDS", "5"))
+    items = [(rf"\int_{{0}}^{{{n}}} 1\, dx", rf"\boxed{{\int_0^{{{n + n % 2}}} dx}}") for n in range(1, 21)]
+    with Verifier() as calm:
+        expected = calm.judge_all(items)
+    assert [judgement.outcome for judgement in expected] == [Outcome.WRONG, Outcome.CORRECT] * 10
+    stop, kills = threading.Event(), 0
+    with Verifier(workers=2) as verifier:
+
+        def kill() -> None:
+            nonlocal kills
+            while not stop.wait(2):
+                for pid in random.sample(verifier.pool.pids, k=min(1, len(verifier.pool.pids))):
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+                        kills += 1
+
+        killer = threading.Thread(target=kill)
+        killer.start()
+        end, rounds = time.monotonic() + seconds, 0
+        try:
+            while time.monotonic() < end:
+                assert verifier.judge_all(items) == expected
+                rounds += 1
+        finally:
+            stop.set()
+            killer.join()
+    assert kills
+    assert rounds
+    print(f"{kills} kills, {rounds * len(items)} verdicts")
 
 
 def test_workers_that_never_start_are_an_error_with_the_cause(monkeypatch):
