@@ -160,6 +160,21 @@ def compare(
 
 
 @app.command()
+def verify(
+    run: RunOption = "",
+    everything: Annotated[bool, typer.Option("--regrade", help="Judge again what this verifier has judged already.")] = False,
+    diff: Annotated[bool, typer.Option("--diff", help="Show which outcomes differ from the verdicts in the table.")] = False,
+    against: Annotated[str, typer.Option("--against", metavar="NAME@V", help="Compare with this verifier's verdicts.")] = "",
+    sample: Annotated[int, typer.Option("--sample", min=0, help="How many of the differences to show, drawn at random.")] = 5,
+    as_json: JsonOption = False,
+) -> None:
+    """Judge a run's rollouts with this build's verifier; verdicts are added, none is changed."""
+    from headway.report.shell import verify_run
+
+    verify_run(_store_of(run).parent, everything, diff, against, sample, as_json)
+
+
+@app.command()
 def sql(
     query: Annotated[str, typer.Argument(help="A query over the tables problems, rollouts and verdicts.")],
     run: RunOption = "",
