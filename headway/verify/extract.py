@@ -151,9 +151,12 @@ def _is_article(text: str, match: re.Match[str]) -> bool:
     return match.group(0) in "AI" and bool(re.match(r"\s+[a-z]", text[match.end() : match.end() + 3]))
 
 
-def _is_argument(text: str, match: re.Match[str]) -> bool:
-    """Whether a number is the whole argument of a call, as in print(42): a program's text, and no answer of its own."""
-    return bool(_CALL.search(text[max(0, match.start() - 24) : match.start()])) and text[match.end() : match.end() + 1] == ")"
+def _is_part(text: str, match: re.Match[str]) -> bool:
+    """Whether a number is no answer of its own: the argument in print(42), the last summand in 10^{10}+42."""
+    start = match.start()
+    if text[start] in "+-\u2212":
+        return text[start - 1 : start] in ("}", ")", "]")
+    return bool(_CALL.search(text[max(0, start - 24) : start])) and text[match.end() : match.end() + 1] == ")"
 
 
 def _last_box(text: str) -> str | None:
@@ -292,9 +295,7 @@ def _loose(text: str) -> Found | None:
     candidates = [(match.start(), match.group(1), "bold") for match in _BOLD.finditer(tail)][-1:]
     for match in _MATH.finditer(tail):
         candidates.append((match.start(), next(g for g in match.groups() if g is not None), "math"))
-    numbers = [
-        match for match in _NUMBER.finditer(tail) if any(c.isdigit() for c in match.group()) and not _is_argument(tail, match)
-    ]
+    numbers = [match for match in _NUMBER.finditer(tail) if any(c.isdigit() for c in match.group()) and not _is_part(tail, match)]
     candidates = candidates[-2:]
     if candidates:
         start, answer, rung = max(candidates)
