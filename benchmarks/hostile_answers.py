@@ -85,7 +85,9 @@ def main() -> int:
     for _ in range(given.mutations):
         case = chance.choice(refused)
         work.append((case["gold"], mutated(answer_of(case), chance), False, True))
-    grade("x", "\\boxed{x+0}")  # the worker's start is no verdict
+    start = time.perf_counter()
+    grade(r"\int_{0}^{7} 1\, dx", r"\boxed{\int_0^7 dx}")  # the fast path leaves it open: the worker starts
+    start_seconds = time.perf_counter() - start
     seconds, wrong, mutations_correct, slowest = [], [], [], (0.0, "")
     for gold, text, expect, is_mutation in work:
         start = time.perf_counter()
@@ -103,6 +105,7 @@ def main() -> int:
         json.dumps(
             {
                 "verdicts": len(seconds),
+                "start_ms": round(1e3 * start_seconds),
                 "p50_ms": round(1e3 * seconds[len(seconds) // 2], 3),
                 "p99_ms": round(1e3 * seconds[int(0.99 * len(seconds))], 3),
                 "slowest_ms": round(1e3 * seconds[-1], 1),

@@ -142,8 +142,11 @@ class Pool:
 
     def _assign(self, tasks: Sequence[tuple[str, str]], waiting: deque[int]) -> None:
         busy = sum(worker.task is not None for worker in self._pool)
-        wanted = min(self.workers, busy + len(waiting)) + self._spares
-        while len(self._pool) < wanted:
+        needed = min(self.workers, busy + len(waiting))
+        while len(self._pool) < needed:
+            self._pool.append(self._start())
+        starting = any(worker.task == -1 for worker in self._pool)
+        if len(self._pool) < needed + self._spares and not starting:  # one by one: a start takes a whole core
             self._pool.append(self._start())
         at_work = sum(worker.task is not None and worker.task >= 0 for worker in self._pool)
         for worker in self._pool:
