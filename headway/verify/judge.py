@@ -33,6 +33,7 @@ MAX_SLOW = 600  # characters that Math-Verify gets to see
 
 _LETTER = re.compile(r"\$*\(?(?:\\text\{)?\(?([A-J])\)?\}?\)?\$*[.:]?")
 _UNEVALUATED = re.compile(r"\\(?:int|iint|iiint|oint|sum|prod|lim|partial)(?![a-z])|\\frac *\{ *d[^{}]*\} *\{ *d")
+_PROGRAM = re.compile(r"__|\.\./|\b(?:import|lambda|lambdify|eval|exec|parse_expr|sympify|open|print|system|getattr)\b")
 _TOWER = re.compile(r"\^ *(?:\{[^{}]*|\(?[0-9]+\)? *)\^|\^ *\{[^{}]*\{")
 _LARGE_POWER = re.compile(r"\^ *(?:\{ *[+-]? *[0-9]{4,}|[0-9]{4,}|\{ *[0-9]{3,} *\})")
 _LARGE_NUMBER = re.compile(r"[0-9]{60,}")
@@ -150,6 +151,8 @@ def _bounded(reference: str, answer: str, reason: str) -> Judgement | _Open:
     too_much = _refusal(answer)
     if too_much or len(extracted) > 4_000:
         return Judgement(Outcome.WRONG, too_much or "too_long", extracted)
+    if _PROGRAM.search(answer) and not _PROGRAM.search(reference):
+        return Judgement(Outcome.WRONG, "program", extracted)
     if _UNEVALUATED.search(answer) and not _UNEVALUATED.search(reference):
         return Judgement(Outcome.WRONG, "unevaluated", extracted)
     if isinstance(read(reference), Value) and isinstance(read(answer), Items | Relation):

@@ -213,6 +213,7 @@ def test_no_adversary_is_right_and_none_leaves_a_trace(verifier, tmp_path, monke
         ("72", "so 73 remain", Outcome.WRONG, "73"),
         ("72", "<think>72", Outcome.NO_ANSWER, ""),
         ("42", "print(42)", Outcome.NO_ANSWER, ""),
+        ("42", r"\boxed{__import__('os').system('true') or 42}", Outcome.WRONG, "__import__('os').system('true') or 42"),
         ("42", r"it grows like 10^{10}+42 apples do", Outcome.WRONG, "10"),
         ("-42", "it is -42 in the end", Outcome.CORRECT, "-42"),
         ("yes", r"\text{yes}", Outcome.CORRECT, r"\text{yes}"),
