@@ -73,7 +73,7 @@ def grade(reference: str, completion: str) -> Verdict:
     """
     found = _fast(_bare(reference), completion, last_number=True)
     if isinstance(found, _Open):
-        found = _shared_verifier(os.getpid()).judge(_bare(reference), completion)
+        (found,) = _shared_verifier(os.getpid()).settle([found])
     return Verdict("", VERIFIER, found.outcome, found.reason, found.extracted)
 
 
@@ -204,7 +204,10 @@ class Verifier:
 
     def judge_all(self, items: Sequence[tuple[str, str]]) -> list[Judgement]:
         """One judgement for each (reference, text), in order. Raises HeadwayError when the slow path cannot start."""
-        found = [_fast(reference, text, self.last_number) for reference, text in items]
+        return self.settle([_fast(reference, text, self.last_number) for reference, text in items])
+
+    def settle(self, found: Sequence[Judgement | _Open]) -> list[Judgement]:
+        """The judgements of the fast path, with what it left open decided by the workers; each different pair once."""
         tasks = dict.fromkeys((one.reference, one.answer) for one in found if isinstance(one, _Open))
         results = dict(zip(tasks, self.pool.run(list(tasks)), strict=True)) if tasks else {}
         return [_close(one, results[one.reference, one.answer]) if isinstance(one, _Open) else one for one in found]
