@@ -4,8 +4,8 @@
 
 One JSON line a kind. Math-Verify parses the reference and the completion anew for each verdict, with its own time limits on,
 as its users call it. The mixture has MATH's shares: 63 % integers, 12 % fractions, 25 % closed forms; the closed forms are those
-of --cases (rows of kind latex-parse, symbolic, interval, tuple, ...) or, without it, sixteen built-in ones; these few
-repeat, so what is remembered of a text counts there. To compare, pin it to one core: `taskset -c 0 python benchmarks/verdicts.py`.
+of --cases (rows of kind latex-parse, symbolic, interval, tuple, ...) or, without it, sixteen built-in ones; these few repeat,
+so what is remembered of a text counts there. To compare, pin it to one core: `taskset -c 0 python benchmarks/verdicts.py`.
 """
 
 import argparse
