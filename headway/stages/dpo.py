@@ -43,11 +43,12 @@ def learn_preferences(work: Workspace) -> Fitted:
         seed=work.recipe.seed,
         across_samplers=config.across_samplers,
     )
-    found = document_pairs(work, selection.rows)
+    selected = list(selection.rows)
+    found = document_pairs(work, selected)
     fits = [max(len(p.chosen.ids), len(p.rejected.ids)) <= config.max_tokens for p in found]
     pairs = list(compress(found, fits))
-    rows = list(compress(selection.rows, fits))
-    lost = len({row.problem.id for row in selection.rows}) - len({row.problem.id for row in rows})  # the funnel counts problems
+    rows = list(compress(selected, fits))
+    lost = len({row.problem.id for row in selected}) - len({row.problem.id for row in rows})  # the funnel counts problems
     work.freeze("dpo", selection, list(compress(selection.ids, fits)), too_long=lost, report=pair_report(rows))
     reference = reference_logprobs(work.model, pairs, config.micro_batch_tokens)
     batch = min(config.batch_pairs, len(pairs))

@@ -29,10 +29,11 @@ def midtrain(work: Workspace) -> Fitted:
     config = work.recipe.midtrain
     assert config is not None
     selection = midtrain_examples(work.table("midtrain"))
-    pairs = zip(selection.rows, work.documents(selection.rows, config.train_on_prompt), strict=True)
+    examples = list(selection.rows)
+    pairs = zip(examples, work.documents(examples, config.train_on_prompt), strict=True)
     found = {example.rollout_id: document for example, document in pairs if len(document.ids) <= config.seq_len}
-    work.freeze("midtrain", selection, list(found), too_long=len(selection.rows) - len(found))
-    fitting = [example for example in selection.rows if example.rollout_id in found]
+    work.freeze("midtrain", selection, list(found), too_long=len(examples) - len(found))
+    fitting = [example for example in examples if example.rollout_id in found]
     validation, training = split_validation(fitting, config.validation_share)
     documents = [found[example.rollout_id] for example in training]
     held = [found[example.rollout_id] for example in validation]

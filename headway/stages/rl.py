@@ -45,7 +45,7 @@ def reinforce(work: Workspace) -> Fitted:
         sampler="" if config.pool == "all" else "dpo",
         keep_all_wrong=config.pool == "unsolved",
     )
-    problems = selection.rows
+    problems = list(selection.rows)
     if config.uniform_length:
         problems = _uniform(work, problems)
     else:

@@ -34,9 +34,9 @@ def finetune(work: Workspace) -> Fitted:
         max_examples=config.max_examples,
         seed=work.recipe.seed,
     )
-    pairs = zip(selection.ids, work.documents(selection.rows), strict=True)
+    pairs = zip(selection.ids, work.documents(list(selection.rows)), strict=True)
     found = {rollout_id: document for rollout_id, document in pairs if len(document.ids) <= config.max_tokens}
-    work.freeze("sft", selection, list(found), too_long=len(selection.rows) - len(found))
+    work.freeze("sft", selection, list(found), too_long=len(selection.ids) - len(found))
     documents = list(found.values())
     batch = min(config.batch_examples, len(documents))
     steps = math.ceil(config.epochs * len(documents) / batch)

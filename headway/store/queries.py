@@ -6,8 +6,9 @@
     rl_problems         training problems to sample afresh
 
 TRAINABLE is part of every one of them: held-out and validation problems never come out. A query reads one version of the tables
-however they grow meanwhile. DuckDB puts every rollout into its bin; only the texts that are looked at leave it, and token ids
-never do. A truncated rollout has no end to learn, so it is dropped on both sides. This file does not know tokens or stages.
+however they grow meanwhile. DuckDB puts every rollout into its bin (`binned`); texts are read by DPO's pairing, and where a
+selection's rows are looked at (`rows`). A truncated rollout has no end to learn, so it is dropped on both sides. This file does
+not know tokens or stages.
 """
 
 # pyright: basic, reportMissingTypeStubs=false
@@ -15,31 +16,36 @@ never do. A truncated rollout has no end to learn, so it is dropped on both side
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from operator import itemgetter
 from typing import Any, Generic, TypeVar
 
-import duckdb
-
 from headway.errors import StoreError
-from headway.store.selection import balance, pair_up, repetition
+from headway.store.binned import ORDER, TRAINABLE, VERIFIER, Binned
+from headway.store.rows import Examples, Pairs
+from headway.store.selection import Candidate, Traits, balance, pair_up
 from headway.store.store import Store
-from headway.types import Example, Funnel, Outcome, Pair, Problem, Rollout, Split, StopReason, content_id
+from headway.types import Example, Funnel, Outcome, Pair, Problem, Split, content_id
 
-TRAINABLE = "split = 'train'"
-VERIFIER = "rules@1"  # whose verdicts count
 TEACHERS = ("teacher", "import")
 
 Row = TypeVar("Row")
+_BY = f"ORDER BY {ORDER}"
+_first = itemgetter(0)
 
 
 @dataclass(frozen=True, slots=True)
 class Selection(Generic[Row]):
-    """What a query kept: the rows, their ids (the frozen selection), the funnel, and the table versions read."""
+    """What a query kept: the rows, their ids (the frozen selection), the funnel, and the table versions read.
 
-    rows: list[Row]
+    Rows with texts are read from the table when they are iterated over (`headway.store.rows`), so ten million fit.
+    """
+
+    rows: Sequence[Row]
     ids: list[str]
     funnel: Funnel
     versions: dict[str, int]
@@ -50,80 +56,16 @@ class Selection(Generic[Row]):
         return self.funnel.name
 
 
-# All rollouts of some samplers on TRAINABLE problems, each with its outcome (the first verdict of the verifier) and its bin:
-# NULL where it is correct, whole, and not a text that its problem has already. Texts are compared by a 64-bit hash.
-_BINNED = f"""
-CREATE TEMP TABLE binned AS
-WITH judged AS (
-    SELECT r.place, r.id, r.problem_id, r.sampler, r.policy, r.step, r."index", r.num_tokens, v.outcome,
-           r.stop_reason = 'length' AS is_truncated, hash(r.text) AS text_key
-    FROM rollouts r
-    SEMI JOIN (SELECT id FROM problems WHERE {TRAINABLE}) p ON r.problem_id = p.id
-    LEFT JOIN (SELECT rollout_id, arg_min(outcome, place) AS outcome FROM verdicts WHERE verifier = $verifier GROUP BY ALL) v
-        ON v.rollout_id = r.id
-    WHERE list_contains($samplers::VARCHAR[], r.sampler) AND ($step IS NULL OR r.step = $step::BIGINT)
-)
-SELECT *, CASE
-    WHEN outcome IS NULL THEN 'no verdict'
-    WHEN outcome <> 'correct' THEN replace(outcome, '_', ' ')
-    WHEN is_truncated THEN 'truncated'
-    WHEN row_number() OVER (
-        PARTITION BY problem_id, text_key, outcome = 'correct' AND NOT is_truncated
-        ORDER BY sampler, policy, step, "index", place) > 1 THEN 'duplicate text'
-    END AS bin
-FROM judged
-"""
-_ORDER = 'ORDER BY b.problem_id, b.sampler, b.policy, b.step, b."index", b.place'
-
-
-class _Binned:
-    """The table `binned` over one version of the store, for as long as a `with` lasts."""
-
-    def __init__(self, store: Store, samplers: Sequence[str], verifier: str, step: int | None = None):
-        self.versions = store.versions()
-        self.store = store.at(self.versions)
-        self._given = {"samplers": list(samplers), "verifier": verifier, "step": step}
-
-    def __enter__(self) -> _Binned:
-        self._con = self.store.connect()
-        try:
-            self._con.execute(_BINNED, self._given)
-        except duckdb.Error as error:
-            self._con.close()
-            raise StoreError(f"cannot read {self.store.path}: {str(error).splitlines()[0]}") from None
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._con.close()
-
-    def dropped(self) -> Counter[str]:
-        """Rollouts a bin."""
-        query = "SELECT bin, count(*) FROM binned WHERE bin IS NOT NULL GROUP BY bin ORDER BY bin"
-        return Counter(dict(self._con.sql(query).fetchall()))
-
-    def rows(self, query: str, **values: Any) -> Iterator[tuple[Any, ...]]:
-        """The rows of a query, a few thousand in memory at once."""
-        for batch in self._con.sql(query, params=values or None).to_arrow_reader(4096):
-            yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
-
-    def texts(self, ids: Sequence[str]) -> dict[str, str]:
-        """Rollout id -> text."""
-        query = "SELECT b.id, r.text FROM binned b JOIN rollouts r USING (place) WHERE b.id IN (SELECT unnest($ids::VARCHAR[]))"
-        return dict(self.rows(query, ids=list(ids)))  # type: ignore[arg-type]
-
-    def problems(self, ids: Collection[str]) -> dict[str, Problem]:
-        """Problem id -> problem."""
-        return {problem.id: problem for problem in self.store.problems(ids=sorted(ids))}
-
-
 def midtrain_examples(store: Store, samplers: Sequence[str] = TEACHERS, *, verifier: str = VERIFIER) -> Selection[Example]:
     """Every correct rollout, by (problem id, sampler, policy, step, index); a text that a problem already has is dropped."""
-    with _Binned(store, samplers, verifier) as binned:
-        query = f"SELECT b.problem_id, b.id, r.text FROM binned b JOIN rollouts r USING (place) WHERE b.bin IS NULL {_ORDER}"
-        found = list(binned.rows(query))
-        problems = binned.problems({problem_id for problem_id, _, _ in found})
-        rows = [Example(problems[problem_id], rollout_id, text) for problem_id, rollout_id, text in found]
-        return _selection("midtrain", rows, [row.rollout_id for row in rows], binned.dropped(), binned.versions)
+    with Binned(store, samplers, verifier) as binned:
+        query = f"SELECT r.id, place FROM binned b JOIN (SELECT place, id FROM rollouts) r USING (place) WHERE bin IS NULL {_BY}"
+        ids: list[str] = []
+        places = array("q")
+        for rollout_id, place in binned.rows(query):
+            ids.append(rollout_id)
+            places.append(place)
+        return _selection("midtrain", Examples(binned.store, places), ids, binned.dropped(), binned.versions)
 
 
 def sft_examples(
@@ -136,7 +78,6 @@ def sft_examples(
     seed: int,
     max_tokens: int | None = None,
     samplers: Sequence[str] = TEACHERS,
-    repetitive: Callable[[str], float] = repetition,
     verifier: str = VERIFIER,
 ) -> Selection[Example]:
     """Correct, not repetitive, at most k a problem, then balanced over family and difficulty down to `max_examples` (0 = all).
@@ -144,34 +85,33 @@ def sft_examples(
     Of a problem's rollouts the shortest in characters come first if `shortest`, else a seeded hash decides. `max_tokens`
     drops rollouts whose recorded number of tokens is higher; an imported one has none recorded and passes.
     """
-    with _Binned(store, samplers, verifier) as binned:
+    query = """SELECT problem_id, r.id, place, r.characters, p.family, p.difficulty,
+                       CASE WHEN r.num_tokens > $max_tokens::BIGINT THEN 'too long'
+                            WHEN r.repetition > $max_repetition THEN 'repetitive' END
+                FROM binned b JOIN (SELECT place, id, characters, num_tokens, repetition FROM rollouts) r USING (place)
+                JOIN (SELECT id, family, difficulty FROM problems) p ON p.id = problem_id
+                WHERE bin IS NULL ORDER BY problem_id"""
+    with Binned(store, samplers, verifier) as binned:
         dropped = binned.dropped()
-        query = f"""SELECT b.problem_id, b.id, b.num_tokens, r.text FROM binned b JOIN rollouts r USING (place)
-                    WHERE b.bin IS NULL {_ORDER}"""
-        clean: list[tuple[str, str, int]] = []  # (problem id, rollout id, characters)
-        for problem_id, rollout_id, num_tokens, text in binned.rows(query):
-            if max_tokens is not None and num_tokens > max_tokens:
-                dropped["too long"] += 1
-            elif repetitive(text) > max_repetition:
-                dropped["repetitive"] += 1
-            else:
-                clean.append((problem_id, rollout_id, len(text)))
-        clean.sort(key=lambda row: (row[2] if shortest else 0, content_id(seed, row[1])))
-        taken: Counter[str] = Counter()
-        few: list[tuple[str, str, int]] = []
-        for row in clean:
-            taken[row[0]] += 1
-            if taken[row[0]] <= per_problem:
-                few.append(row)
-        dropped["over k a problem"] = len(clean) - len(few)
-        problems = binned.problems(taken)
-        kept = balance(few, lambda row: problems[row[0]], max_examples, seed) if max_examples else few
+        few: list[tuple[Traits, str, int]] = []  # what it is balanced by, rollout id, place
+        num_clean = 0
+        for problem_id, group in groupby(binned.rows(query, max_tokens=max_tokens, max_repetition=max_repetition), _first):
+            clean: list[tuple[int, str, str, int]] = []
+            traits = Traits(problem_id, "", 0.0)
+            for _, rollout_id, place, characters, family, difficulty, fault in group:
+                if fault:
+                    dropped[fault] += 1
+                else:
+                    traits = Traits(problem_id, family, difficulty)
+                    clean.append((characters if shortest else 0, content_id(seed, rollout_id), rollout_id, place))
+            num_clean += len(clean)
+            few += [(traits, rollout_id, place) for _, _, rollout_id, place in sorted(clean)[:per_problem]]
+        dropped["over k a problem"] = num_clean - len(few)
+        kept = balance(few, lambda row: row[0], max_examples, seed) if max_examples else few
         dropped["balance"] = len(few) - len(kept)
-        ids = sorted(rollout_id for _, rollout_id, _ in kept)
-        problem_of = {rollout_id: problems[problem_id] for problem_id, rollout_id, _ in kept}
-        texts = binned.texts(ids)
-        rows = [Example(problem_of[rollout_id], rollout_id, texts[rollout_id]) for rollout_id in ids]
-        return _selection("sft", rows, ids, dropped, binned.versions)
+        kept.sort(key=lambda row: row[1])
+        rows = Examples(binned.store, array("q", (place for _, _, place in kept)))
+        return _selection("sft", rows, [rollout_id for _, rollout_id, _ in kept], dropped, binned.versions)
 
 
 def dpo_pairs(
@@ -192,50 +132,51 @@ def dpo_pairs(
     authors, too (`pair_report` counts such pairs). "all correct" and "all wrong" speak of the judged rollouts; "nothing to pair"
     has both kinds, but not two whole ones that may be paired.
     """
-    query = f"""SELECT b.problem_id, b.sampler, b.policy, b.step, b."index", b.id, b.outcome, b.is_truncated, r.text
-                FROM binned b JOIN rollouts r USING (place) {_ORDER}"""
-    made: list[tuple[str, Rollout, Rollout]] = []
-    dropped: Counter[str] = Counter()
+    rejected = [Outcome.WRONG, Outcome.NO_ANSWER] if allow_no_answer else [Outcome.WRONG]
+    author = "problem_id" if across_samplers else "problem_id, sampler, policy"
+    sided = """(SELECT *, outcome = 'correct' AND NOT is_truncated AS is_right,
+                       list_contains($rejected::VARCHAR[], outcome) AND NOT is_truncated AS is_wrong FROM binned)"""
+    both = f"SELECT {author} FROM {sided} GROUP BY ALL HAVING bool_or(is_right) AND bool_or(is_wrong)"
+    query = f"""SELECT problem_id, sampler, policy, is_right, r.id, place, r.text
+                FROM {sided} b SEMI JOIN ({both}) USING ({author}) JOIN (SELECT place, id, text FROM rollouts) r USING (place)
+                WHERE is_right OR is_wrong {_BY}"""
+    unpaired = f"""WITH unpaired AS (
+                       SELECT string_agg(DISTINCT outcome, ',' ORDER BY outcome) AS outcomes
+                       FROM binned ANTI JOIN ({both}) USING (problem_id) GROUP BY problem_id)
+                   SELECT outcomes, count(*) FROM unpaired GROUP BY outcomes ORDER BY outcomes"""
+    ids: list[str] = []
+    chosen_places, rejected_places = array("q"), array("q")
     kept = 0
-    with _Binned(store, samplers, verifier, step) as binned:
-        for problem_id, group in groupby(binned.rows(query), key=lambda row: row[0]):
-            rows = list(group)
-            pairs = _pairs_of(rows, pairs_per_problem, seed, allow_no_answer, across_samplers)
-            made += [(problem_id, chosen, rejected) for chosen, rejected in pairs]
-            if pairs:
-                kept += 1
-            else:
-                dropped[_why_unpaired({row[6] for row in rows} - {None})] += 1
-        problems = binned.problems({problem_id for problem_id, _, _ in made})
-    pairs = [Pair(problems[i], c.text, w.text, c.id, w.id, c.policy, w.policy) for i, c, w in made]
-    funnel = Funnel("dpo", kept + dropped.total(), kept, dict(dropped))
-    return _checked(Selection(pairs, [f"{p.chosen_id}/{p.rejected_id}" for p in pairs], funnel, binned.versions))
+    dropped: Counter[str] = Counter()
+    with Binned(store, samplers, verifier, step) as binned:
+        for outcomes, count in binned.rows(unpaired, rejected=rejected):
+            dropped[_why_unpaired(set(outcomes.split(",")) if outcomes else set())] += count
+        for _, group in groupby(binned.rows(query, rejected=rejected), _first):
+            kept += 1
+            for chosen, other in _pairs_of(list(group), pairs_per_problem, seed, across_samplers):
+                ids.append(f"{chosen.id}/{other.id}")
+                chosen_places.append(chosen.place)
+                rejected_places.append(other.place)
+        rows = Pairs(binned.store, chosen_places, rejected_places)
+        funnel = Funnel("dpo", kept + dropped.total(), kept, dict(dropped))
+        return _checked(Selection(rows, ids, funnel, binned.versions))
 
 
-def _pairs_of(
-    rows: Sequence[tuple[Any, ...]], limit: int, seed: int, allow_no_answer: bool, across: bool
-) -> list[tuple[Rollout, Rollout]]:
+def _pairs_of(rows: Sequence[tuple[Any, ...]], limit: int, seed: int, across: bool) -> list[tuple[Candidate, Candidate]]:
     """At most `limit` (correct, wrong) pairs of one problem, author by author; with `across`, then of what is left."""
-    rejected = {Outcome.WRONG, Outcome.NO_ANSWER} if allow_no_answer else {Outcome.WRONG}
-    pairs: list[tuple[Rollout, Rollout]] = []
-    all_correct: list[Rollout] = []
-    all_wrong: list[Rollout] = []
-    for _, group in groupby((row for row in rows if not row[7]), key=lambda row: row[1:3]):
-        correct: list[Rollout] = []
-        wrong: list[Rollout] = []
-        for problem_id, sampler, policy, step, index, rollout_id, outcome, _, text in group:
-            side = correct if outcome == Outcome.CORRECT else wrong if outcome in rejected else None
-            if side is not None:
-                stopped = StopReason.STOP  # truncated ones are left out above; pairing looks at texts only
-                side.append(Rollout(rollout_id, problem_id, sampler, step, index, policy, text, stopped))
-        pairs += pair_up(correct, wrong, limit - len(pairs), seed)
-        all_correct += correct
-        all_wrong += wrong
-    if across:
-        used = {rollout.id for pair in pairs for rollout in pair}
-        correct = [rollout for rollout in all_correct if rollout.id not in used]
-        wrong = [rollout for rollout in all_wrong if rollout.id not in used]
-        pairs += pair_up(correct, wrong, limit - len(pairs), seed)
+    pairs: list[tuple[Candidate, Candidate]] = []
+    sides: tuple[list[Candidate], list[Candidate]] = ([], [])  # wrong, right
+    for _, group in groupby(rows, key=lambda row: row[1:3]):
+        own: tuple[list[Candidate], list[Candidate]] = ([], [])
+        for _, _, _, is_right, rollout_id, place, text in group:
+            own[is_right].append(Candidate(rollout_id, place, text))
+        pairs += pair_up(own[True], own[False], limit - len(pairs), seed)
+        sides[0].extend(own[0])
+        sides[1].extend(own[1])
+    if across and len(pairs) < limit:
+        used = {one.id for pair in pairs for one in pair}
+        left = [[one for one in side if one.id not in used] for side in sides]
+        pairs += pair_up(left[True], left[False], limit - len(pairs), seed)
     return pairs
 
 
@@ -266,32 +207,31 @@ def rl_problems(
     `exclude` holds ids used before. With `sampler`, a problem stays whose judged rollouts of it disagree, with `keep_all_wrong`
     also one where none is correct; without a judged rollout it is dropped. `limit` 0 takes all.
     """
-    rates: dict[str, float] = {}
-    with _Binned(store, [sampler] if sampler else [], verifier) as binned:
-        query = """SELECT problem_id, avg((outcome = 'correct')::INT) FROM binned
-                   WHERE outcome IS NOT NULL AND outcome <> 'unverifiable' GROUP BY problem_id"""
-        rates.update(dict(binned.rows(query)))  # type: ignore[arg-type]
-        found = binned.store.problems(TRAINABLE)
-    wanted, left_out = set(families), set(exclude)
-    chosen: list[Problem] = []
+    query = f"""
+        WITH rates AS (SELECT problem_id, avg((outcome = 'correct')::INT) AS rate FROM binned
+                       WHERE outcome IS NOT NULL AND outcome <> 'unverifiable' GROUP BY problem_id)
+        SELECT id, CASE
+            WHEN len($families::VARCHAR[]) > 0 AND NOT list_contains($families::VARCHAR[], family) THEN 'other families'
+            WHEN id IN (SELECT unnest($exclude::VARCHAR[])) THEN 'used before'
+            WHEN NOT $by_rate THEN NULL
+            WHEN rate IS NULL THEN 'no verdict'
+            WHEN rate = 1 THEN 'all correct'
+            WHEN rate = 0 AND NOT $keep_all_wrong THEN 'all wrong' END
+        FROM problems LEFT JOIN rates ON problem_id = id WHERE {TRAINABLE}"""
+    chosen: list[str] = []
     dropped: Counter[str] = Counter()
-    for problem in found:
-        if wanted and problem.family not in wanted:
-            dropped["other families"] += 1
-        elif problem.id in left_out:
-            dropped["used before"] += 1
-        elif sampler and problem.id not in rates:
-            dropped["no verdict"] += 1
-        elif rates.get(problem.id) == 1.0:
-            dropped["all correct"] += 1
-        elif rates.get(problem.id) == 0.0 and not keep_all_wrong:
-            dropped["all wrong"] += 1
-        else:
-            chosen.append(problem)
-    chosen.sort(key=lambda p: content_id(seed, p.id))
-    kept = chosen[:limit] if limit else chosen
-    dropped["over the limit"] = len(chosen) - len(kept)
-    return _selection("rl", kept, [p.id for p in kept], dropped, binned.versions)
+    with Binned(store, [sampler] if sampler else [], verifier) as binned:
+        given = {"families": list(families), "exclude": list(exclude), "by_rate": bool(sampler), "keep_all_wrong": keep_all_wrong}
+        for problem_id, fault in binned.rows(query, **given):
+            if fault:
+                dropped[fault] += 1
+            else:
+                chosen.append(problem_id)
+        chosen.sort(key=lambda problem_id: content_id(seed, problem_id))
+        kept = chosen[:limit] if limit else chosen
+        dropped["over the limit"] = len(chosen) - len(kept)
+        by_id = {problem.id: problem for problem in binned.store.problems(ids=kept)}
+        return _selection("rl", [by_id[i] for i in kept], kept, dropped, binned.versions)
 
 
 def training_problems(store: Store, sources: Sequence[str] = ()) -> Selection[Problem]:
@@ -314,7 +254,7 @@ def heldout_problems(store: Store, *, limit: int = 0, seed: int = 0) -> Selectio
     versions = store.versions()
     found = store.at(versions).problems(f"split = '{Split.HELDOUT}'")
     ordered = sorted(found, key=lambda p: content_id(seed, p.id))
-    kept = balance(ordered, lambda p: p, limit, seed, by_difficulty=False) if limit else ordered
+    kept = balance(ordered, lambda p: Traits(p.id, p.source, 0.0), limit, seed) if limit else ordered
     return _selection("heldout", kept, [p.id for p in kept], {"over the limit": len(found) - len(kept)}, versions)
 
 
@@ -342,7 +282,9 @@ def pair_report(pairs: Sequence[Pair]) -> dict[str, float]:
     }
 
 
-def _selection(name: str, rows: list[Row], ids: list[str], dropped: dict[str, int], versions: dict[str, int]) -> Selection[Row]:
+def _selection(
+    name: str, rows: Sequence[Row], ids: list[str], dropped: dict[str, int], versions: dict[str, int]
+) -> Selection[Row]:
     """A selection whose funnel counts its rows."""
     return _checked(Selection(rows, ids, Funnel(name, len(rows) + sum(dropped.values()), len(rows), dict(dropped)), versions))
 

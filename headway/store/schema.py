@@ -2,8 +2,9 @@
 
     Problem, Rollout, Verdict --> TABLES --> pyarrow schema, rows both ways, docs/store.md
 
-Beside a record's fields each table has `place`: the row's number in its table (0, 1, 2, ... in the order of writing). There
-are no timestamps: two runs of one recipe write equal tables, row for row.
+Beside a record's fields each table has `place`: the row's number in its table (0, 1, 2, ... in the order of writing). A rollout's
+text is also measured once, when it is written (`derived` columns), so that a query over millions of rollouts reads no text that
+it does not keep. There are no timestamps: two runs of one recipe write equal tables, row for row.
 
 This file does not know where the tables lie, nor how they are read or written.
 """
@@ -13,8 +14,9 @@ This file does not know where the tables lie, nor how they are read or written.
 
 from __future__ import annotations
 
+import hashlib
 import types
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Any, get_args, get_origin, get_type_hints
@@ -22,6 +24,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 import pyarrow as pa
 
 from headway.errors import StoreError
+from headway.store.selection import repetition
 from headway.types import Problem, Rollout, Verdict
 
 PLACE = "place"
@@ -55,6 +58,9 @@ _MEANING: dict[str, dict[str, str]] = {
         "logprobs": "log-probability of each token under the distribution sampled from, nats (float32)",
         "temperature": "of sampling",
         "top_p": "of sampling",
+        "characters": "length of the text",
+        "text_key": "64 bits of the text's BLAKE2b: equal texts have equal keys",
+        "repetition": "share of the text's non-empty lines that stand there before, in [0, 1]",
     },
     "verdicts": {
         PLACE: "number of the row in the table, from 0, in the order of writing",
@@ -90,6 +96,7 @@ class Table:
     name: str
     record: type
     columns: tuple[Column, ...]
+    derived: Mapping[str, Callable[[Any], int | float]]  # the last columns: name -> value of a record; no record holds them
 
     @property
     def schema(self) -> pa.Schema:
@@ -99,7 +106,7 @@ class Table:
     @property
     def fields(self) -> tuple[Column, ...]:
         """The columns that are the record's fields, in its order."""
-        return self.columns[1:]
+        return self.columns[1 : len(self.columns) - len(self.derived)]
 
     def to_arrow(self, records: Sequence[Any], first_place: int) -> pa.Table:
         """The records as rows numbered from `first_place`. StoreError names the row and column that cannot be stored."""
@@ -112,6 +119,9 @@ class Table:
                 raise StoreError(self._unfit(column, values)) from None
             if arrays[-1].null_count:
                 raise StoreError(self._unfit(column, values))
+        for column in self.columns[len(arrays) :]:
+            measure = self.derived[column.name]
+            arrays.append(pa.array([measure(record) for record in records], column.type))
         return pa.Table.from_arrays(arrays, schema=self.schema)
 
     def _unfit(self, column: Column, values: list[Any]) -> str:
@@ -137,6 +147,10 @@ class Table:
             lists.append(_values(rows.column(column.name).to_pylist(), column.kind))
         return [self.record(*values) for values in zip(*lists, strict=True)]
 
+    def to_record(self, values: Sequence[Any]) -> Any:
+        """The values of one row, those of all `fields`, as a record."""
+        return self.record(*(_values([value], column.kind)[0] for value, column in zip(values, self.fields, strict=True)))
+
 
 def _values(stored: list[Any], kind: Any) -> list[Any]:
     """Stored values as the record's own."""
@@ -158,6 +172,26 @@ def _arrow_type(hint: Any) -> tuple[pa.DataType, Any]:
     return {int: pa.int64(), float: pa.float64()}[hint], hint
 
 
+def _characters(rollout: Rollout) -> int:
+    return len(rollout.text)
+
+
+def _text_key(rollout: Rollout) -> int:
+    digest = hashlib.blake2b(rollout.text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)
+
+
+def _repetition(rollout: Rollout) -> float:
+    return repetition(rollout.text)
+
+
+_DERIVED: Mapping[str, Callable[[Any], int | float]] = {
+    "characters": _characters,
+    "text_key": _text_key,
+    "repetition": _repetition,
+}
+
+
 def _table(name: str, record: type) -> Table:
     hints = get_type_hints(record)
     meaning = _MEANING[name]
@@ -165,8 +199,12 @@ def _table(name: str, record: type) -> Table:
     for field in fields(record):
         stored, own = _arrow_type(hints[field.name])
         columns.append(Column(field.name, stored, meaning[field.name], own))
+    derived = _DERIVED if record is Rollout else {}
+    for key, measure in derived.items():
+        kind = get_type_hints(measure)["return"]
+        columns.append(Column(key, _arrow_type(kind)[0], meaning[key], kind))
     assert list(meaning) == [column.name for column in columns], f"{name}: a column is described but not declared"
-    return Table(name, record, tuple(columns))
+    return Table(name, record, tuple(columns), derived)
 
 
 TABLES = types.MappingProxyType(

@@ -1,7 +1,7 @@
 """The rules that the queries choose by: repetition, balance, pairing. Records and numbers only.
 
     repetition(text)   share of its lines that stand there before
-    balance            equal shares of (family, difficulty third), as far as each has rows
+    balance            equal shares of (group, difficulty third), as far as each has rows
     pair_up            correct and wrong rollouts that begin alike, each used once
 
 It does not know tables.
@@ -10,9 +10,11 @@ It does not know tables.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from itertools import groupby
+from operator import itemgetter
+from typing import NamedTuple, TypeVar
 
-from headway.types import Problem, Rollout, content_id
+from headway.types import content_id
 
 Row = TypeVar("Row")
 
@@ -27,50 +29,57 @@ def repetition(text: str) -> float:
     return 1 - len(set(lines)) / len(lines) if lines else 0.0
 
 
-def balance(
-    rows: Sequence[Row], problem_of: Callable[[Row], Problem], limit: int, seed: int, by_difficulty: bool = True
-) -> list[Row]:
-    """At most `limit` rows, taken in turn from every (family, third of difficulty within the family), in a seeded order.
+class Traits(NamedTuple):
+    """What a row is balanced by. Example: ``Traits("9f…", "gsm8k", 3.0)``; `difficulty` is only compared within a group."""
 
-    Without `by_difficulty` the bins are the sources.
-    """
+    problem_id: str
+    group: str
+    difficulty: float
+
+
+def balance(rows: Sequence[Row], traits_of: Callable[[Row], Traits], limit: int, seed: int) -> list[Row]:
+    """At most `limit` rows, taken in turn from every (group, third of difficulty within the group), in a seeded order."""
     if len(rows) <= limit:
         return list(rows)
-    thirds = _thirds([problem_of(row) for row in rows]) if by_difficulty else {}
-    bins: dict[tuple[str, int], list[Row]] = {}
-    for row in rows:
-        problem = problem_of(row)
-        key = (problem.family, _third(problem, thirds)) if by_difficulty else (problem.source, 0)
-        bins.setdefault(key, []).append(row)
+    traits = [traits_of(row) for row in rows]
+    thirds = _thirds(traits)
+    bins: dict[tuple[str, int], list[tuple[str, Row]]] = {}
+    for row, one in zip(rows, traits, strict=True):
+        low, high = thirds[one.group]
+        key = (one.group, int(one.difficulty >= low) + int(one.difficulty >= high))
+        bins.setdefault(key, []).append((content_id(seed, "balance", one.problem_id), row))
     queues = [bins[key] for key in sorted(bins)]
     for queue in queues:
-        queue.sort(key=lambda row: content_id(seed, "balance", problem_of(row).id), reverse=True)
+        queue.sort(key=itemgetter(0), reverse=True)
     kept: list[Row] = []
     while len(kept) < limit:
         for queue in queues:
             if queue and len(kept) < limit:
-                kept.append(queue.pop())
+                kept.append(queue.pop()[1])
     return kept
 
 
-def _thirds(problems: Sequence[Problem]) -> dict[str, tuple[float, float]]:
-    """family -> the two difficulties that cut its problems into thirds."""
+def _thirds(traits: Sequence[Traits]) -> dict[str, tuple[float, float]]:
+    """group -> the two difficulties that cut its rows into thirds."""
     values: dict[str, list[float]] = {}
-    for problem in problems:
-        values.setdefault(problem.family, []).append(problem.difficulty)
+    for one in traits:
+        values.setdefault(one.group, []).append(one.difficulty)
     cuts: dict[str, tuple[float, float]] = {}
-    for family, found in values.items():
+    for group, found in values.items():
         found.sort()
-        cuts[family] = (found[len(found) // 3], found[2 * len(found) // 3])
+        cuts[group] = (found[len(found) // 3], found[2 * len(found) // 3])
     return cuts
 
 
-def _third(problem: Problem, thirds: dict[str, tuple[float, float]]) -> int:
-    low, high = thirds[problem.family]
-    return int(problem.difficulty >= low) + int(problem.difficulty >= high)
+class Candidate(NamedTuple):
+    """A rollout as pairing sees it. Example: ``Candidate("c1…", 17, "7 + 5 = 12 …")``; `place` is its row in the table."""
+
+    id: str
+    place: int
+    text: str
 
 
-def pair_up(correct: Sequence[Rollout], wrong: Sequence[Rollout], limit: int, seed: int) -> list[tuple[Rollout, Rollout]]:
+def pair_up(correct: Sequence[Candidate], wrong: Sequence[Candidate], limit: int, seed: int) -> list[tuple[Candidate, Candidate]]:
     """At most `limit` (correct, wrong) pairs; no rollout twice.
 
     Those with the longest common beginning first: what differs is then the mistake and what follows from it, and the tokens
@@ -78,26 +87,34 @@ def pair_up(correct: Sequence[Rollout], wrong: Sequence[Rollout], limit: int, se
     """
     texts_wrong = {w.text: w for w in wrong}
     texts_correct = {c.text: c for c in correct}
-    candidates = [(c, w) for c in texts_correct.values() for w in texts_wrong.values()]
-
-    def order(pair: tuple[Rollout, Rollout]) -> tuple[int, int, str]:
-        chosen, rejected = pair
-        shared = _shared_beginning(chosen.text, rejected.text)
-        return -shared, abs(len(chosen.text) - len(rejected.text)), content_id(seed, chosen.id, rejected.id)
-
-    candidates.sort(key=order)
+    scored = [
+        (-_shared_beginning(c.text, w.text), abs(len(c.text) - len(w.text)), c, w)
+        for c in texts_correct.values()
+        for w in texts_wrong.values()
+    ]
+    scored.sort(key=itemgetter(0, 1))
     used: set[str] = set()
-    made: list[tuple[Rollout, Rollout]] = []
-    for c, w in candidates:
-        if len(made) >= limit:
-            break
-        if c.id not in used and w.id not in used:
-            used |= {c.id, w.id}
-            made.append((c, w))
+    made: list[tuple[Candidate, Candidate]] = []
+    for _, group in groupby(scored, itemgetter(0, 1)):
+        tied = list(group)
+        if len(tied) > 1:
+            tied.sort(key=lambda row: content_id(seed, row[2].id, row[3].id))
+        for _, _, c, w in tied:
+            if len(made) >= limit:
+                return made
+            if c.id not in used and w.id not in used:
+                used |= {c.id, w.id}
+                made.append((c, w))
     return made
 
 
 def _shared_beginning(a: str, b: str) -> int:
-    """How many characters two texts have in common from the start."""
-    shortest = min(len(a), len(b))
-    return next((i for i in range(shortest) if a[i] != b[i]), shortest)
+    """How many characters two texts have in common from the start: by halves, since comparing a slice is fast."""
+    low, high = 0, min(len(a), len(b))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if a[low:middle] == b[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low

@@ -5,7 +5,8 @@
 
 A commit carries two Delta application transactions: the batch's name, so that a batch is appended once however often a killed
 process repeats it, and the table's number of rows, so that two writers cannot number their rows alike: one of them meets a
-conflict, reads again and repeats. Old versions stay readable for good: nothing is rewritten and no log is cleaned up.
+conflict, reads again and repeats. Old versions stay readable for good: no file is removed and no log is cleaned up; `compact`
+writes many small files once more as few large ones, in the same order.
 
 This file does not know what the rows are for: the data sets are in `queries`. It never touches a network.
 """
@@ -15,6 +16,9 @@ This file does not know what the rows are for: the data sets are in `queries`. I
 
 from __future__ import annotations
 
+import itertools
+import os
+import shutil
 import tempfile
 import threading
 import time
@@ -33,8 +37,10 @@ from headway.types import Problem, Rollout, Split, Verdict, content_id
 
 _ROWS = "rows"  # application transaction whose version is the table's number of rows
 _SETTINGS = {"delta.enableExpiredLogCleanup": "false", "delta.logRetentionDuration": "interval 36500 days"}
+_CONNECTIONS = itertools.count()
 _UNFIT = set("[]^|\\\n\r\t")  # the table engine takes a path for a URL and dies of these
-_MEMORY = "6GB"  # what one query may hold; it spills to disk beyond
+_MEMORY = "4GB"  # what one query may hold; it spills to disk beyond
+_LARGE = 256 * 2**20  # bytes of a file after `compact`
 _TRIES = 100  # of a commit, when other writers keep being faster
 
 
@@ -139,12 +145,37 @@ class Store:
             writer_properties=WriterProperties(compression="ZSTD"),
         )
 
+    def compact(self) -> dict[str, tuple[int, int]]:
+        """Join small files into large ones: table -> (files before, files after). Rows, their order and old versions stay.
+
+        Writers may go on meanwhile; killed at any moment the table is as before. The old files stay on the disk, since frozen
+        selections name old versions.
+        """
+        if self._pinned is not None:
+            raise StoreError(f"{self.path} is open at a frozen version: it cannot be compacted")
+        counts: dict[str, tuple[int, int]] = {}
+        for name in TABLES:
+            with self._lock:
+                table = self._now(name)
+                before = len(table.file_uris())
+                try:
+                    if before > 1:  # `optimize.compact` would interleave the rows of the files that it joins
+                        table.optimize.z_order(
+                            [PLACE], target_size=_LARGE, writer_properties=WriterProperties(compression="ZSTD")
+                        )
+                    table.create_checkpoint()
+                except (DeltaError, OSError) as error:
+                    raise StoreError(f"cannot compact {self.path / name}: {_line(error)}") from None
+                counts[name] = before, len(table.file_uris())
+        return counts
+
     def _new_problems(self, problems: Sequence[Problem]) -> list[Problem]:
-        known = set(self._arrow("SELECT id FROM problems").column("id").to_pylist())
         first: dict[str, Problem] = {}
         for problem in problems:
-            if problem.id not in known:
-                first.setdefault(problem.id, problem)
+            first.setdefault(problem.id, problem)
+        known = self._arrow("SELECT id FROM problems WHERE id IN (SELECT unnest(?::VARCHAR[]))", [list(first)])
+        for problem_id in known.column("id").to_pylist():
+            del first[problem_id]
         return list(first.values())
 
     # -- reading ---------------------------------------------------------------------------------------------------
@@ -222,13 +253,15 @@ class Store:
             return dict(self._pinned)
         return {name: self._now(name).version() for name in TABLES}
 
-    def connect(self) -> duckdb.DuckDBPyConnection:
+    def connect(self, *, ordered: bool = True) -> duckdb.DuckDBPyConnection:
         """A DuckDB connection whose views are the tables' rows now, shut off from everything else. For `queries`.
 
-        Its own memory may hold temporary tables; they end with it. Close it, or use it in a `with`.
+        Its own memory may hold temporary tables; they end with it. Close it, or use it in a `with`. Without `ordered`, rows
+        come in any order where a query asks for none, which takes less memory.
         """
         con = duckdb.connect(":memory:")
         try:
+            con.execute(f"SET preserve_insertion_order = {ordered}")
             self._make_views(con)
         except duckdb.Error as error:
             con.close()
@@ -237,7 +270,7 @@ class Store:
 
     def _make_views(self, con: duckdb.DuckDBPyConnection) -> None:
         con.execute(f"SET memory_limit = '{_MEMORY}'")
-        con.execute(f"SET temp_directory = {_literal(str(Path(tempfile.gettempdir()) / 'headway-spill'))}")
+        con.execute(f"SET temp_directory = {_literal(str(self._spill()))}")
         con.execute("SET python_enable_replacements = false")
         con.execute("SET autoload_known_extensions = false")
         con.execute("SET autoinstall_known_extensions = false")
@@ -253,6 +286,21 @@ class Store:
         con.execute(f"SET allowed_paths = {_literals(allowed)}")
         con.execute("SET enable_external_access = false")
         con.execute("SET lock_configuration = true")
+
+    def _spill(self) -> Path:
+        """A folder of this connection alone for what exceeds the memory; DuckDB makes it when needed and removes it.
+
+        It lies beside the tables, where there is room for large things (a temporary folder may be memory). What a killed process
+        left is removed.
+        """
+        place = self.path / ".spill"
+        for left in place.glob("*-*"):
+            owner = left.name.partition("-")[0]
+            if owner.isdecimal() and not Path(f"/proc/{owner}").exists() and Path("/proc/self").exists():
+                shutil.rmtree(left, ignore_errors=True)
+        if not os.access(self.path, os.W_OK):
+            place = Path(tempfile.gettempdir()) / "headway-spill"
+        return place / f"{os.getpid()}-{next(_CONNECTIONS)}"
 
     def _now(self, name: str) -> DeltaTable:
         """The table at its newest version, or at the frozen one."""

@@ -100,7 +100,7 @@ def test_problems_that_are_not_for_training_never_come_out(store, split):
 
 
 def test_the_condition_for_training_is_written_once():
-    text = Path(queries.__file__).read_text(encoding="utf-8")
+    text = "".join(path.read_text(encoding="utf-8") for path in sorted(Path(queries.__file__).parent.glob("*.py")))
     assert len(re.findall(r"split\s*=\s*'train'", text)) == 1
 
 
@@ -143,8 +143,6 @@ def test_sft_drops_repetitive_and_too_long_ones(store):
     found = sft_examples(store, **SFT | {"max_repetition": 0.49}, max_tokens=49)
     assert texts(found) == ["a\nb"]
     assert (found.funnel.dropped["repetitive"], found.funnel.dropped["too long"]) == (1, 1)
-    own = sft_examples(store, **SFT | {"max_repetition": 0.0}, repetitive=lambda text: float(text == "sampled"))
-    assert "sampled" not in texts(own)
 
 
 def test_sft_is_balanced_over_family_and_difficulty(store):

@@ -1,6 +1,7 @@
 """The columns: derived from the records, both ways without loss, and described in docs/store.md."""
 
-from dataclasses import fields
+import hashlib
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,20 @@ RECORDS = {
 
 def test_every_field_of_a_record_is_a_column_after_place():
     for table in TABLES.values():
-        assert [column.name for column in table.columns] == [PLACE, *(field.name for field in fields(table.record))]
+        names = [PLACE, *(field.name for field in fields(table.record)), *table.derived]
+        assert [column.name for column in table.columns] == names
+
+
+def test_a_rollouts_text_is_measured_when_it_is_written():
+    texts = ["so 4", "a\nb\na\na", "so 4", "é"]
+    rows = TABLES["rollouts"].to_arrow([replace(RECORDS["rollouts"], text=text) for text in texts], 0)
+    assert rows.column("characters").to_pylist() == [4, 7, 4, 1]
+    assert rows.column("repetition").to_pylist() == [0.0, 0.5, 0.0, 0.0]
+    keys = rows.column("text_key").to_pylist()
+    assert keys[0] == keys[2]
+    assert len(set(keys)) == 3
+    # printf 'so 4' through BLAKE2b with an 8-byte digest, little-endian and signed
+    assert keys[0] == int.from_bytes(hashlib.blake2b(b"so 4", digest_size=8).digest(), "little", signed=True)
 
 
 @pytest.mark.parametrize("name", list(RECORDS))

@@ -1,5 +1,6 @@
 """The store: batches are appended once and whole, versions stay readable, SQL reads nothing else."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -123,6 +124,31 @@ def test_many_writers_lose_and_repeat_nothing(store):
     assert store.sql("SELECT place FROM rollouts ORDER BY place").column("place").to_pylist() == list(range(24))
     assert sorted({r.index for r in store.rollouts()}) == sorted(10 * n + k for n in range(3) for k in range(4))
     assert sorted(p.difficulty for p in store.problems()) == [0, 1, 2, 3]
+
+
+def test_compaction_joins_files_and_keeps_rows_order_batches_and_old_versions(store):
+    for k in range(6):
+        store.add_rollouts([rollout(10 * k + i) for i in range(3)], f"b{k}")
+    before, versions = store.sql("SELECT * FROM rollouts"), store.versions()
+    counts = store.compact()
+    assert counts["rollouts"] == (6, 1)
+    assert counts["verdicts"] == (0, 0)
+    again = Store(store.path)
+    assert again.sql("SELECT * FROM rollouts").equals(before)
+    assert again.at(versions).sql("SELECT * FROM rollouts").equals(before)
+    assert again.add_rollouts([rollout(50)], "b5") == 0
+    assert again.add_rollouts([rollout(60)], "b6") == 1
+    assert again.sql("SELECT place FROM rollouts").column("place").to_pylist() == list(range(19))
+    with pytest.raises(StoreError, match="frozen version"):
+        store.at(versions).compact()
+
+
+def test_what_a_killed_process_spilled_is_removed_and_a_living_ones_stays(store):
+    dead, mine = store.path / ".spill" / "999999999-0", store.path / ".spill" / f"{os.getpid()}-999"
+    for folder in (dead, mine):
+        folder.mkdir(parents=True)
+    store.sql("SELECT 1")
+    assert [folder.exists() for folder in (dead, mine)] == [False, True]
 
 
 _WRITER = """
