@@ -19,9 +19,9 @@ A rerun with the same folder does not write again what is there.
 import argparse
 import itertools
 import json
-import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,7 +30,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from headway.store.store import Store
-from headway.types import Outcome, Problem, Rollout, Split, StopReason, Verdict, content_id
+from headway.types import Outcome, Problem, Rollout, Split, StopReason, Verdict
 
 STEPS = ("write", "midtrain", "sft", "dpo", "rl", "pass_rates", "compact", "kills")
 POOL = [
@@ -135,6 +135,46 @@ def query(name: str, store: Store) -> dict:
     return told | ({} if name == "rl" else stream(found.rows))
 
 
+def pass_rates(store: Store) -> dict:
+    from headway.store.labels import pass_counts
+
+    rates = pass_counts(store, ("teacher",))
+    return {"problems": rates.num_rows, "judged": sum(rates.column("judged").to_pylist())}
+
+
+def compact(store: Store) -> dict:
+    before = disk(store.path)
+    counts = store.compact()
+    now = sum(Path(file).stat().st_size for name in counts for file in store.files(name)) / 2**30
+    return {"files": counts, "disk_before_gb": before, "now_gb": round(now, 2)}
+
+
+def kills(options: argparse.Namespace) -> dict:
+    """Kills a writer at 20 random moments: what the tables hold is then a whole number of batches, and nothing else."""
+    folder, chance, sizes = options.folder / "killed", random.Random(0), set()
+    shutil.rmtree(folder, ignore_errors=True)
+    command = [sys.executable, __file__, "--folder", str(folder), "--rollouts", "2000000", "--problems", "320000"]
+    for _ in range(20):
+        with subprocess.Popen([*command, "--batch", "2000", "--inside", "write"], stderr=subprocess.DEVNULL) as child:
+            time.sleep(chance.uniform(1.0, 8.0))
+            child.send_signal(signal.SIGKILL)
+        store = Store(folder / "store")
+        for name in ("problems", "rollouts", "verdicts"):
+            places = store.sql(f"SELECT count(*), count(DISTINCT place), coalesce(max(place), -1) FROM {name}").to_pydict()
+            count, different, last = (value[0] for value in places.values())
+            if count % 2000 or count != different or count != last + 1:
+                raise SystemExit(f"after a kill {name} holds {count} rows, {different} places, the last {last}")
+            sizes.add(count)
+        orphans = store.sql("SELECT count(*) FROM verdicts WHERE rollout_id NOT IN (SELECT id FROM rollouts)")
+        if orphans.column(0)[0].as_py():
+            raise SystemExit("after a kill a verdict has no rollout")
+    return {
+        "kills": 20,
+        "different_sizes_seen": len(sizes),
+        "rollouts": store.sql("SELECT count(*) FROM rollouts").column(0)[0].as_py(),
+    }
+
+
 def peak() -> float:
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)
 
@@ -147,7 +187,11 @@ def step(name: str, options: argparse.Namespace) -> dict:
     store = Store(options.folder / "store")
     if name == "write":
         return write(store, options) | {"disk_gb": disk(store.path)}
-    return query(name, store)
+    if name == "kills":
+        return kills(options)
+    if name == "pass_rates":
+        return pass_rates(store)
+    return compact(store) if name == "compact" else query(name, store)
 
 
 def main() -> int:

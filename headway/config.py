@@ -134,6 +134,16 @@ class MidtrainConfig(StageConfig):
     train_on_prompt: bool = True  # plain causal language modelling, as in the paper
 
 
+class LimoConfig(Section):
+    """LIMO's subset (arXiv 2502.03387 v2) in place of the paper's. Models are named by the policy that rollouts carry."""
+
+    easy: str = ""  # drop what this policy solved; "" drops nothing
+    hard: str = ""  # whose tries are counted; "" = every other policy's
+    solved_low: int = Field(default=1, ge=1)  # LIMO: solved 1 to 3 times
+    solved_high: int = Field(default=3, ge=1)
+    tries: int = Field(default=32, ge=1)  # of 32
+
+
 class SftConfig(StageConfig):
     """A compact subset, unpacked, that teaches the form and when to stop."""
 
@@ -143,7 +153,9 @@ class SftConfig(StageConfig):
     per_problem: int = Field(default=1, ge=1)  # at most k rollouts a problem
     max_repetition: float = Field(default=0.2, ge=0, le=1)  # share of repeated lines above which a rollout is dropped
     shortest: bool = True  # of a problem's rollouts prefer the shortest ones
-    max_examples: int = Field(default=0, ge=0)  # balanced over family and difficulty; 0 = all that pass
+    max_examples: int = Field(default=0, ge=0)  # 0 = all that pass (with `limo`: its 800)
+    balance: Literal["difficulty", "length", "diversity"] = "difficulty"  # what `max_examples` are balanced over
+    limo: LimoConfig | None = None  # a section [sft.limo]; it then decides instead of the five settings above
 
 
 class DpoConfig(StageConfig):
@@ -156,6 +168,8 @@ class DpoConfig(StageConfig):
     length_normalised: bool = False
     pairs_per_problem: int = Field(default=1, ge=1)
     teacher_pairs: bool = True  # pairs among the teacher's rollouts
+    pair_by: Literal["beginning", "length", "hardest"] = "beginning"  # which pairs come first: see store/pairing.py
+    max_length_ratio: float = Field(default=0.0, ge=0)  # pairs of more different lengths are left out; 0 = none
     across_samplers: bool = False  # also pair a correct rollout of one author with a wrong one of another: teaches style, too
     own_problems: int = Field(default=0, ge=0)  # training problems on which the SFT model's own rollouts give pairs
     own_rollouts: int = Field(default=8, ge=2)

@@ -42,6 +42,8 @@ def learn_preferences(work: Workspace) -> Fitted:
         pairs_per_problem=config.pairs_per_problem,
         seed=work.recipe.seed,
         across_samplers=config.across_samplers,
+        pair_by=config.pair_by,
+        max_length_ratio=config.max_length_ratio,
     )
     selected = list(selection.rows)
     found = document_pairs(work, selected)

@@ -15,7 +15,7 @@ from headway.model.tokenizer import Tokenizer
 from headway.model.transformer import Decoder
 from headway.runs import Run
 from headway.sample import Plan, Sampler, chunk_of, rollouts_of, verdicts_of
-from headway.store.queries import Selection
+from headway.store.rows import Selection
 from headway.store.store import Store
 from headway.train.batching import Document
 from headway.train.fit import Fitted, Objective, fit

@@ -8,7 +8,7 @@ already; texts are compared by `text_key`. DuckDB does the work in bounded memor
 This file does not know what the rows are selected for.
 """
 
-# pyright: basic, reportMissingTypeStubs=false
+# pyright: basic, reportMissingTypeStubs=false, reportAttributeAccessIssue=false
 # (the types of duckdb and pyarrow are partial)
 
 from __future__ import annotations
@@ -18,12 +18,15 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from headway.errors import StoreError
 from headway.store.store import Store
 
 TRAINABLE = "split = 'train'"
 VERIFIER = "rules@1"  # whose verdicts count
+_CHUNK = 32_768  # rows
 ORDER = 'problem_id, sampler, policy, step, "index", place'  # of rollouts, wherever an order is promised
 
 _JUDGED = f"""
@@ -80,6 +83,10 @@ class Binned:
     def __exit__(self, *_: object) -> None:
         self._con.close()
 
+    def execute(self, statement: str, **values: Any) -> None:
+        """A statement of ours that makes a temporary table over `binned`."""
+        self._con.execute(statement, values or None)
+
     def dropped(self) -> Counter[str]:
         """Rollouts a bin."""
         query = "SELECT bin, count(*) FROM binned WHERE bin IS NOT NULL GROUP BY bin ORDER BY bin"
@@ -88,6 +95,26 @@ class Binned:
     def rows(self, query: str, **values: Any) -> Iterator[tuple[Any, ...]]:
         """The rows of a query over `binned` and the store's views, a few thousand in memory at once."""
         return rows_of(self._con, query, **values)
+
+    def groups(self, query: str, by: str, **values: Any) -> Iterator[pa.Table]:
+        """The rows of a query that sorts by the column `by`, some ten thousands at once, its equal values always together."""
+        held: list[pa.RecordBatch] = []
+        for batch in self._con.sql(query, params=values or None).to_arrow_reader(_CHUNK):
+            if held:
+                column = batch.column(by)
+                last = held[-1].column(by)[-1]
+                same = pc.index(pc.equal(column, last), False).as_py()  # rows that still belong to what is held
+                if same < 0:
+                    held.append(batch)
+                    continue
+                yield pa.Table.from_batches([*held, batch.slice(0, same)])
+                batch = batch.slice(same)
+            tail = pc.index(batch.column(by), batch.column(by)[-1]).as_py()
+            if tail:
+                yield pa.Table.from_batches([batch.slice(0, tail)])
+            held = [batch.slice(tail)]
+        if held:
+            yield pa.Table.from_batches(held)
 
 
 def rows_of(con: duckdb.DuckDBPyConnection, query: str, **values: Any) -> Iterator[tuple[Any, ...]]:

@@ -11,7 +11,7 @@ selection's rows are looked at (`rows`). A truncated rollout has no end to learn
 not know tokens or stages.
 """
 
-# pyright: basic, reportMissingTypeStubs=false
+# pyright: basic, reportMissingTypeStubs=false, reportAttributeAccessIssue=false
 # (the types of duckdb and pyarrow are partial)
 
 from __future__ import annotations
@@ -19,41 +19,34 @@ from __future__ import annotations
 from array import array
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
-from typing import Any, Generic, TypeVar
 
-from headway.errors import StoreError
+import numpy as np
+import pyarrow as pa
+
 from headway.store.binned import ORDER, TRAINABLE, VERIFIER, Binned
-from headway.store.rows import Examples, Pairs
-from headway.store.selection import Candidate, Traits, balance, pair_up
+from headway.store.pairing import BEGINNING, PairRule, Sides, pair_up
+from headway.store.rows import Examples, Pairs, Selection
+from headway.store.selection import Balance, Traits, balance, content_cells
 from headway.store.store import Store
 from headway.types import Example, Funnel, Outcome, Pair, Problem, Split, content_id
 
 TEACHERS = ("teacher", "import")
 
-Row = TypeVar("Row")
 _BY = f"ORDER BY {ORDER}"
-_first = itemgetter(0)
-
-
-@dataclass(frozen=True, slots=True)
-class Selection(Generic[Row]):
-    """What a query kept: the rows, their ids (the frozen selection), the funnel, and the table versions read.
-
-    Rows with texts are read from the table when they are iterated over (`headway.store.rows`), so ten million fit.
-    """
-
-    rows: Sequence[Row]
-    ids: list[str]
-    funnel: Funnel
-    versions: dict[str, int]
-
-    @property
-    def name(self) -> str:
-        """The query's name."""
-        return self.funnel.name
+_SIDED = """(SELECT *, outcome = 'correct' AND NOT is_truncated AS is_right,
+                    list_contains($rejected::VARCHAR[], outcome) AND NOT is_truncated AS is_wrong FROM binned)"""
+_OWNERS = (
+    f"""CREATE TEMP TABLE owners AS SELECT {{author}} FROM {_SIDED} GROUP BY ALL HAVING bool_or(is_right) AND bool_or(is_wrong)"""
+)
+_SIDES = f"""CREATE TEMP TABLE sides AS
+    SELECT place, is_right, row_number() OVER w AS number, dense_rank() OVER (ORDER BY problem_id) AS problem,
+           dense_rank() OVER (ORDER BY problem_id, sampler, policy) AS author
+    FROM {_SIDED} SEMI JOIN owners USING ({{author}}) WHERE is_right OR is_wrong WINDOW w AS ({_BY})"""
+_SHARE = "CASE WHEN is_right OR answer = '' THEN 0 ELSE count(*) OVER (PARTITION BY problem, is_right, answer) END"
+_ANSWERS = """LEFT JOIN (SELECT rollout_id, arg_min(extracted, place) AS answer FROM verdicts WHERE verifier = $verifier
+                         GROUP BY ALL) v ON v.rollout_id = r.id"""
 
 
 def midtrain_examples(store: Store, samplers: Sequence[str] = TEACHERS, *, verifier: str = VERIFIER) -> Selection[Example]:
@@ -65,7 +58,7 @@ def midtrain_examples(store: Store, samplers: Sequence[str] = TEACHERS, *, verif
         for rollout_id, place in binned.rows(query):
             ids.append(rollout_id)
             places.append(place)
-        return _selection("midtrain", Examples(binned.store, places), ids, binned.dropped(), binned.versions)
+        return Selection.of("midtrain", Examples(binned.store, places), ids, binned.dropped(), binned.versions)
 
 
 def sft_examples(
@@ -76,42 +69,51 @@ def sft_examples(
     shortest: bool,
     max_examples: int,
     seed: int,
+    by: Balance = "difficulty",
     max_tokens: int | None = None,
     samplers: Sequence[str] = TEACHERS,
     verifier: str = VERIFIER,
 ) -> Selection[Example]:
-    """Correct, not repetitive, at most k a problem, then balanced over family and difficulty down to `max_examples` (0 = all).
+    """Correct, not repetitive, at most k a problem, then balanced down to `max_examples` (0 = all).
 
-    Of a problem's rollouts the shortest in characters come first if `shortest`, else a seeded hash decides. `max_tokens`
-    drops rollouts whose recorded number of tokens is higher; an imported one has none recorded and passes.
+    Balanced over family and thirds of difficulty, or of length in characters (`by="length"`), or over cells of like questions
+    (`by="diversity"`, see `selection.content_cells`). Of a problem's rollouts the shortest in characters come first if
+    `shortest`, else a seeded hash decides. `max_tokens` drops rollouts whose recorded number of tokens is higher; an imported
+    one has none recorded and passes.
     """
-    query = """SELECT problem_id, r.id, place, r.characters, p.family, p.difficulty,
+    question = "p.question" if by == "diversity" else "''"
+    query = f"""SELECT problem_id, p.family, p.difficulty, {question}, r.id, place, r.characters,
                        CASE WHEN r.num_tokens > $max_tokens::BIGINT THEN 'too long'
                             WHEN r.repetition > $max_repetition THEN 'repetitive' END
                 FROM binned b JOIN (SELECT place, id, characters, num_tokens, repetition FROM rollouts) r USING (place)
-                JOIN (SELECT id, family, difficulty FROM problems) p ON p.id = problem_id
+                JOIN problems p ON p.id = problem_id
                 WHERE bin IS NULL ORDER BY problem_id"""
     with Binned(store, samplers, verifier) as binned:
         dropped = binned.dropped()
         few: list[tuple[Traits, str, int]] = []  # what it is balanced by, rollout id, place
         num_clean = 0
-        for problem_id, group in groupby(binned.rows(query, max_tokens=max_tokens, max_repetition=max_repetition), _first):
-            clean: list[tuple[int, str, str, int]] = []
-            traits = Traits(problem_id, "", 0.0)
-            for _, rollout_id, place, characters, family, difficulty, fault in group:
+        rows = binned.rows(query, max_tokens=max_tokens, max_repetition=max_repetition)
+        for (problem_id, family, difficulty, question), group in groupby(rows, itemgetter(0, 1, 2, 3)):
+            clean: list[tuple[int, str, str, int, int]] = []
+            for *_, rollout_id, place, characters, fault in group:
                 if fault:
                     dropped[fault] += 1
                 else:
-                    traits = Traits(problem_id, family, difficulty)
-                    clean.append((characters if shortest else 0, content_id(seed, rollout_id), rollout_id, place))
+                    order = characters if shortest else 0, content_id(seed, rollout_id)
+                    clean.append((*order, rollout_id, place, characters))
             num_clean += len(clean)
-            few += [(traits, rollout_id, place) for _, _, rollout_id, place in sorted(clean)[:per_problem]]
+            for _, _, rollout_id, place, characters in sorted(clean)[:per_problem]:
+                traits = Traits(problem_id, question or family, float(characters) if by == "length" else difficulty)
+                few.append((traits, rollout_id, place))
         dropped["over k a problem"] = num_clean - len(few)
+        if by == "diversity" and 0 < max_examples < len(few):
+            cells = content_cells([traits.group for traits, _, _ in few])
+            few = [(Traits(t.problem_id, cell, 0.0), i, place) for (t, i, place), cell in zip(few, cells, strict=True)]
         kept = balance(few, lambda row: row[0], max_examples, seed) if max_examples else few
         dropped["balance"] = len(few) - len(kept)
         kept.sort(key=lambda row: row[1])
         rows = Examples(binned.store, array("q", (place for _, _, place in kept)))
-        return _selection("sft", rows, [rollout_id for _, rollout_id, _ in kept], dropped, binned.versions)
+        return Selection.of("sft", rows, [rollout_id for _, rollout_id, _ in kept], dropped, binned.versions)
 
 
 def dpo_pairs(
@@ -123,61 +125,57 @@ def dpo_pairs(
     step: int | None = None,
     allow_no_answer: bool = False,
     across_samplers: bool = False,
+    pair_by: PairRule = "beginning",
+    max_length_ratio: float = 0.0,
     verifier: str = VERIFIER,
 ) -> Selection[Pair]:
     """Pairs of a correct and a wrong rollout of one problem; the funnel counts problems.
 
-    A rollout is in one pair at most. Pairs begin alike as far as possible (see `selection.pair_up`), of one sampler and policy
+    A rollout is in one pair at most. Which pairs come first says `pair_by` (see `selection.pair_up`), of one sampler and policy
     each, since a pair across two authors teaches their style. With `across_samplers` what is left of a problem is paired across
     authors, too (`pair_report` counts such pairs). "all correct" and "all wrong" speak of the judged rollouts; "nothing to pair"
-    has both kinds, but not two whole ones that may be paired.
+    has both kinds, but not two whole ones that may be paired; "lengths too different" has such, beyond `max_length_ratio`.
     """
     rejected = [Outcome.WRONG, Outcome.NO_ANSWER] if allow_no_answer else [Outcome.WRONG]
     author = "problem_id" if across_samplers else "problem_id, sampler, policy"
-    sided = """(SELECT *, outcome = 'correct' AND NOT is_truncated AS is_right,
-                       list_contains($rejected::VARCHAR[], outcome) AND NOT is_truncated AS is_wrong FROM binned)"""
-    both = f"SELECT {author} FROM {sided} GROUP BY ALL HAVING bool_or(is_right) AND bool_or(is_wrong)"
-    query = f"""SELECT problem_id, sampler, policy, is_right, r.id, place, r.text
-                FROM {sided} b SEMI JOIN ({both}) USING ({author}) JOIN (SELECT place, id, text FROM rollouts) r USING (place)
-                WHERE is_right OR is_wrong {_BY}"""
-    unpaired = f"""WITH unpaired AS (
-                       SELECT string_agg(DISTINCT outcome, ',' ORDER BY outcome) AS outcomes
-                       FROM binned ANTI JOIN ({both}) USING (problem_id) GROUP BY problem_id)
-                   SELECT outcomes, count(*) FROM unpaired GROUP BY outcomes ORDER BY outcomes"""
+    unpaired = """WITH unpaired AS (SELECT string_agg(DISTINCT outcome, ',' ORDER BY outcome) AS outcomes
+                                    FROM binned ANTI JOIN owners USING (problem_id) GROUP BY problem_id)
+                  SELECT outcomes, count(*) FROM unpaired GROUP BY outcomes ORDER BY outcomes"""
+    query = f"""SELECT s.*, r.text_key, r.id, r.characters, left(r.text, {BEGINNING}) AS text,
+                       {_SHARE if pair_by == "hardest" else "0::BIGINT"} AS share
+                FROM sides s JOIN rollouts r USING (place) {_ANSWERS if pair_by == "hardest" else ""} ORDER BY number"""
     ids: list[str] = []
-    chosen_places, rejected_places = array("q"), array("q")
-    kept = 0
+    places: list[list[np.ndarray]] = [[], []]
+    kept = considered = 0
     dropped: Counter[str] = Counter()
     with Binned(store, samplers, verifier, step) as binned:
-        for outcomes, count in binned.rows(unpaired, rejected=rejected):
+        binned.execute(_OWNERS.format(author=author), rejected=rejected)
+        binned.execute(_SIDES.format(author=author), rejected=rejected)
+        for outcomes, count in binned.rows(unpaired):
             dropped[_why_unpaired(set(outcomes.split(",")) if outcomes else set())] += count
-        for _, group in groupby(binned.rows(query, rejected=rejected), _first):
-            kept += 1
-            for chosen, other in _pairs_of(list(group), pairs_per_problem, seed, across_samplers):
-                ids.append(f"{chosen.id}/{other.id}")
-                chosen_places.append(chosen.place)
-                rejected_places.append(other.place)
-        rows = Pairs(binned.store, chosen_places, rejected_places)
+        given = {"verifier": verifier} if pair_by == "hardest" else {}
+        for rows in binned.groups(query, "problem", **given):
+            sides = _sides(rows)
+            right, wrong = pair_up(sides, pairs_per_problem, seed, pair_by, max_length_ratio, across_samplers)
+            kept += len(np.unique(sides.problem[right]))
+            considered += len(np.unique(sides.problem))
+            ids += [
+                f"{chosen}/{other}"
+                for chosen, other in zip(*(sides.ids.take(i).to_pylist() for i in (right, wrong)), strict=True)
+            ]
+            for side, numbers in zip(places, (right, wrong), strict=True):
+                side.append(rows.column("place").to_numpy()[numbers])
+        if considered > kept:
+            dropped["lengths too different"] = considered - kept
+        pairs = Pairs(binned.store, *(np.concatenate([np.zeros(0, np.int64), *side]) for side in places))
         funnel = Funnel("dpo", kept + dropped.total(), kept, dict(dropped))
-        return _checked(Selection(rows, ids, funnel, binned.versions))
+        return Selection.checked(pairs, ids, funnel, binned.versions)
 
 
-def _pairs_of(rows: Sequence[tuple[Any, ...]], limit: int, seed: int, across: bool) -> list[tuple[Candidate, Candidate]]:
-    """At most `limit` (correct, wrong) pairs of one problem, author by author; with `across`, then of what is left."""
-    pairs: list[tuple[Candidate, Candidate]] = []
-    sides: tuple[list[Candidate], list[Candidate]] = ([], [])  # wrong, right
-    for _, group in groupby(rows, key=lambda row: row[1:3]):
-        own: tuple[list[Candidate], list[Candidate]] = ([], [])
-        for _, _, _, is_right, rollout_id, place, text in group:
-            own[is_right].append(Candidate(rollout_id, place, text))
-        pairs += pair_up(own[True], own[False], limit - len(pairs), seed)
-        sides[0].extend(own[0])
-        sides[1].extend(own[1])
-    if across and len(pairs) < limit:
-        used = {one.id for pair in pairs for one in pair}
-        left = [[one for one in side if one.id not in used] for side in sides]
-        pairs += pair_up(left[True], left[False], limit - len(pairs), seed)
-    return pairs
+def _sides(rows: pa.Table) -> Sides:
+    """The rows of whole problems, for pairing."""
+    numbers = [rows.column(name).to_numpy() for name in ("problem", "author", "is_right", "characters", "text_key", "share")]
+    return Sides(*numbers, *(rows.column(name).combine_chunks() for name in ("id", "text")))
 
 
 def _why_unpaired(outcomes: set[str]) -> str:
@@ -231,7 +229,7 @@ def rl_problems(
         kept = chosen[:limit] if limit else chosen
         dropped["over the limit"] = len(chosen) - len(kept)
         by_id = {problem.id: problem for problem in binned.store.problems(ids=kept)}
-        return _selection("rl", [by_id[i] for i in kept], kept, dropped, binned.versions)
+        return Selection.of("rl", [by_id[i] for i in kept], kept, dropped, binned.versions)
 
 
 def training_problems(store: Store, sources: Sequence[str] = ()) -> Selection[Problem]:
@@ -241,7 +239,7 @@ def training_problems(store: Store, sources: Sequence[str] = ()) -> Selection[Pr
         return found
     rows = [problem for problem in found.rows if problem.source in set(sources)]
     dropped = {"other sources": len(found.rows) - len(rows)}
-    return _selection("train", rows, [problem.id for problem in rows], dropped, found.versions)
+    return Selection.of("train", rows, [problem.id for problem in rows], dropped, found.versions)
 
 
 def validation_problems(store: Store) -> Selection[Problem]:
@@ -255,13 +253,13 @@ def heldout_problems(store: Store, *, limit: int = 0, seed: int = 0) -> Selectio
     found = store.at(versions).problems(f"split = '{Split.HELDOUT}'")
     ordered = sorted(found, key=lambda p: content_id(seed, p.id))
     kept = balance(ordered, lambda p: Traits(p.id, p.source, 0.0), limit, seed) if limit else ordered
-    return _selection("heldout", kept, [p.id for p in kept], {"over the limit": len(found) - len(kept)}, versions)
+    return Selection.of("heldout", kept, [p.id for p in kept], {"over the limit": len(found) - len(kept)}, versions)
 
 
 def _all_of(name: str, store: Store, where: str) -> Selection[Problem]:
     versions = store.versions()
     found = store.at(versions).problems(where)
-    return _selection(name, found, [p.id for p in found], {}, versions)
+    return Selection.of(name, found, [p.id for p in found], {}, versions)
 
 
 def pair_report(pairs: Sequence[Pair]) -> dict[str, float]:
@@ -280,17 +278,3 @@ def pair_report(pairs: Sequence[Pair]) -> dict[str, float]:
         "same_format": sum(("\\boxed" in p.chosen) == ("\\boxed" in p.rejected) for p in pairs) / n,
         "across_samplers": sum(p.chosen_by != p.rejected_by for p in pairs) / n,
     }
-
-
-def _selection(
-    name: str, rows: Sequence[Row], ids: list[str], dropped: dict[str, int], versions: dict[str, int]
-) -> Selection[Row]:
-    """A selection whose funnel counts its rows."""
-    return _checked(Selection(rows, ids, Funnel(name, len(rows) + sum(dropped.values()), len(rows), dict(dropped)), versions))
-
-
-def _checked(selection: Selection[Row]) -> Selection[Row]:
-    """The selection; StoreError with its funnel where it keeps nothing."""
-    if not selection.rows:
-        raise StoreError(f"the selection keeps nothing: {selection.funnel}")
-    return selection

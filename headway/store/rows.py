@@ -12,6 +12,7 @@ chosen.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
 from typing import Any, Generic, TypeVar, overload
@@ -24,12 +25,42 @@ from headway.errors import StoreError
 from headway.store.binned import rows_of
 from headway.store.schema import TABLES
 from headway.store.store import Store
-from headway.types import Example, Pair, Problem
+from headway.types import Example, Funnel, Pair, Problem
 
 Row = TypeVar("Row")
 
 _PROBLEM = ", ".join(f"p.{column.name}" for column in TABLES["problems"].fields)
 _NUM = len(TABLES["problems"].fields)
+
+
+@dataclass(frozen=True, slots=True)
+class Selection(Generic[Row]):
+    """What a query kept: the rows, their ids (the frozen selection), the funnel, and the table versions read.
+
+    Rows with texts are read from the table when they are iterated over (see `Rows`), so ten million fit.
+    """
+
+    rows: Sequence[Row]
+    ids: list[str]
+    funnel: Funnel
+    versions: dict[str, int]
+
+    @property
+    def name(self) -> str:
+        """The query's name."""
+        return self.funnel.name
+
+    @staticmethod
+    def of(name: str, rows: Sequence[Row], ids: list[str], dropped: dict[str, int], versions: dict[str, int]) -> Selection[Row]:
+        """A selection whose funnel counts its rows. StoreError, with the funnel, where it keeps nothing."""
+        return Selection.checked(rows, ids, Funnel(name, len(rows) + sum(dropped.values()), len(rows), dict(dropped)), versions)
+
+    @staticmethod
+    def checked(rows: Sequence[Row], ids: list[str], funnel: Funnel, versions: dict[str, int]) -> Selection[Row]:
+        """A selection with its funnel. StoreError, with the funnel, where it keeps nothing."""
+        if not ids:
+            raise StoreError(f"the selection keeps nothing: {funnel}")
+        return Selection(rows, ids, funnel, versions)
 
 
 class Rows(Sequence[Row], Generic[Row]):
@@ -38,7 +69,7 @@ class Rows(Sequence[Row], Generic[Row]):
     Equal to any sequence with equal rows. Subclasses say how a row is read.
     """
 
-    def __init__(self, store: Store, *places: Sequence[int]):
+    def __init__(self, store: Store, *places: Sequence[int] | np.ndarray):
         """`places[i][n]` is the place of the i-th rollout of row n in the (frozen) store's table."""
         self._store = store
         self._places = [np.asarray(one, dtype=np.int64) for one in places]
@@ -75,10 +106,8 @@ class Rows(Sequence[Row], Generic[Row]):
             con.register("chosen", pa.table({"number": number, **chosen}))
             query = f"SELECT {_PROBLEM}, {self._columns} FROM chosen c {self._joins} ORDER BY c.number"
             try:
-                for _, group in groupby(rows_of(con, query), itemgetter(0)):
-                    first = next(group)
-                    problem = TABLES["problems"].to_record(first[:_NUM])
-                    yield self._row(problem, first[_NUM:])
+                for own, group in groupby(rows_of(con, query), itemgetter(slice(_NUM))):
+                    problem = TABLES["problems"].to_record(own)
                     yield from (self._row(problem, values[_NUM:]) for values in group)
             except duckdb.Error as error:
                 raise StoreError(f"cannot read {self._store.path}: {str(error).splitlines()[0]}") from None

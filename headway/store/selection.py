@@ -1,22 +1,35 @@
-"""The rules that the queries choose by: repetition, balance, pairing. Records and numbers only.
+"""The rules that the queries choose by: repetition, balance, diversity, score. Texts and numbers only.
 
     repetition(text)   share of its lines that stand there before
-    balance            equal shares of (group, difficulty third), as far as each has rows
-    pair_up            correct and wrong rollouts that begin alike, each used once
+    balance            equal shares of (group, third of a value), as far as each has rows
+    content_cells      groups of like questions, to balance by
+    solution_scores    LIMO's score of a solution
 
 It does not know tables.
 """
 
 from __future__ import annotations
 
+import math
+import re
+from bisect import bisect_left, bisect_right
+from collections import Counter
 from collections.abc import Callable, Sequence
-from itertools import groupby
 from operator import itemgetter
-from typing import NamedTuple, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 from headway.types import content_id
 
 Row = TypeVar("Row")
+Balance = Literal["difficulty", "length", "diversity"]
+
+_WORD = re.compile(r"[^\W_]+")
+_WEIGHTS = (0.3, 0.2, 0.25, 0.25)
+_SCORED = (
+    {"check", "checks", "checking", "verify", "verifies", "verifying", "confirm", "confirms", "recheck"},  # self-verification
+    {"perhaps", "maybe", "might", "alternatively", "suppose", "wait", "try", "consider", "another"},  # exploration
+    {"therefore", "since", "because", "thus", "hence", "so", "then", "first", "next", "finally"},  # steps that are connected
+)
 
 
 def repetition(text: str) -> float:
@@ -30,15 +43,17 @@ def repetition(text: str) -> float:
 
 
 class Traits(NamedTuple):
-    """What a row is balanced by. Example: ``Traits("9f…", "gsm8k", 3.0)``; `difficulty` is only compared within a group."""
+    """What a row is balanced by. Example: ``Traits("9f…", "gsm8k", 3.0)``; `value` is a difficulty or a length, only compared
+    within a group.
+    """
 
     problem_id: str
     group: str
-    difficulty: float
+    value: float
 
 
 def balance(rows: Sequence[Row], traits_of: Callable[[Row], Traits], limit: int, seed: int) -> list[Row]:
-    """At most `limit` rows, taken in turn from every (group, third of difficulty within the group), in a seeded order."""
+    """At most `limit` rows, taken in turn from every (group, third of `value` within the group), in a seeded order."""
     if len(rows) <= limit:
         return list(rows)
     traits = [traits_of(row) for row in rows]
@@ -46,7 +61,7 @@ def balance(rows: Sequence[Row], traits_of: Callable[[Row], Traits], limit: int,
     bins: dict[tuple[str, int], list[tuple[str, Row]]] = {}
     for row, one in zip(rows, traits, strict=True):
         low, high = thirds[one.group]
-        key = (one.group, int(one.difficulty >= low) + int(one.difficulty >= high))
+        key = (one.group, int(one.value >= low) + int(one.value >= high))
         bins.setdefault(key, []).append((content_id(seed, "balance", one.problem_id), row))
     queues = [bins[key] for key in sorted(bins)]
     for queue in queues:
@@ -60,10 +75,10 @@ def balance(rows: Sequence[Row], traits_of: Callable[[Row], Traits], limit: int,
 
 
 def _thirds(traits: Sequence[Traits]) -> dict[str, tuple[float, float]]:
-    """group -> the two difficulties that cut its rows into thirds."""
+    """group -> the two values that cut its rows into thirds."""
     values: dict[str, list[float]] = {}
     for one in traits:
-        values.setdefault(one.group, []).append(one.difficulty)
+        values.setdefault(one.group, []).append(one.value)
     cuts: dict[str, tuple[float, float]] = {}
     for group, found in values.items():
         found.sort()
@@ -71,50 +86,41 @@ def _thirds(traits: Sequence[Traits]) -> dict[str, tuple[float, float]]:
     return cuts
 
 
-class Candidate(NamedTuple):
-    """A rollout as pairing sees it. Example: ``Candidate("c1…", 17, "7 + 5 = 12 …")``; `place` is its row in the table."""
+def solution_scores(texts: Sequence[str]) -> list[float]:
+    """How much a solution explains, checks, explores and connects, in [0, 1], against the other `texts` (LIMO v2, 2502.03387).
 
-    id: str
-    place: int
-    text: str
+        0.30 length + 0.20 checking + 0.25 exploring + 0.25 connecting
 
-
-def pair_up(correct: Sequence[Candidate], wrong: Sequence[Candidate], limit: int, seed: int) -> list[tuple[Candidate, Candidate]]:
-    """At most `limit` (correct, wrong) pairs; no rollout twice.
-
-    Those with the longest common beginning first: what differs is then the mistake and what follows from it, and the tokens
-    before it cancel in DPO's gradient. Then the most similar in length; ties by a seeded hash.
+    Each part is the share of the texts that have less of it (half of those with as much): length in words, then words of a list
+    per word of the text. The weights are the paper's; the lists of words and the ranking are ours, it gives none.
     """
-    texts_wrong = {w.text: w for w in wrong}
-    texts_correct = {c.text: c for c in correct}
-    scored = [
-        (-_shared_beginning(c.text, w.text), abs(len(c.text) - len(w.text)), c, w)
-        for c in texts_correct.values()
-        for w in texts_wrong.values()
-    ]
-    scored.sort(key=itemgetter(0, 1))
-    used: set[str] = set()
-    made: list[tuple[Candidate, Candidate]] = []
-    for _, group in groupby(scored, itemgetter(0, 1)):
-        tied = list(group)
-        if len(tied) > 1:
-            tied.sort(key=lambda row: content_id(seed, row[2].id, row[3].id))
-        for _, _, c, w in tied:
-            if len(made) >= limit:
-                return made
-            if c.id not in used and w.id not in used:
-                used |= {c.id, w.id}
-                made.append((c, w))
-    return made
+    counts = [_WORD.findall(text.lower()) for text in texts]
+    parts = [[float(len(words)) for words in counts]]
+    parts += [[sum(word in wanted for word in words) / max(1, len(words)) for words in counts] for wanted in _SCORED]
+    ranks = [_shares_below(part) for part in parts]
+    return [sum(weight * rank for weight, rank in zip(_WEIGHTS, one, strict=True)) for one in zip(*ranks, strict=True)]
 
 
-def _shared_beginning(a: str, b: str) -> int:
-    """How many characters two texts have in common from the start: by halves, since comparing a slice is fast."""
-    low, high = 0, min(len(a), len(b))
-    while low < high:
-        middle = (low + high + 1) // 2
-        if a[low:middle] == b[low:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low
+def _shares_below(values: Sequence[float]) -> list[float]:
+    ordered = sorted(values)
+    return [(bisect_left(ordered, v) + bisect_right(ordered, v)) / (2 * len(ordered)) for v in values]
+
+
+def content_cells(questions: Sequence[str], bits: int = 12) -> list[str]:
+    """A cell of each question, equal for questions in nearly the same words: for `balance` to choose diverse ones.
+
+    SimHash (Charikar 2002): each word is a keyed vector of +1 and -1, weighted by how rare it is among the questions; the signs
+    of the sum are the cell. Numbers are one word: a template with other numbers stays in its cell.
+    """
+    words = [{"#" if word.isdigit() else word for word in _WORD.findall(question.lower())} for question in questions]
+    seen = Counter(word for one in words for word in one)
+    vectors: dict[str, list[float]] = {}
+    for word, count in seen.items():
+        signs, weight = int(content_id("cell", word), 16), math.log(1 + len(questions) / count)
+        vectors[word] = [weight if signs >> bit & 1 else -weight for bit in range(bits)]
+
+    def cell(one: set[str]) -> str:
+        columns = zip(*(vectors[word] for word in sorted(one)), strict=True)  # sorted: a sum of floats depends on its order
+        return "".join("1" if sum(column) > 0 else "0" for column in columns)
+
+    return [cell(one) for one in words]

@@ -39,7 +39,7 @@ _ROWS = "rows"  # application transaction whose version is the table's number of
 _SETTINGS = {"delta.enableExpiredLogCleanup": "false", "delta.logRetentionDuration": "interval 36500 days"}
 _CONNECTIONS = itertools.count()
 _UNFIT = set("[]^|\\\n\r\t")  # the table engine takes a path for a URL and dies of these
-_MEMORY = "4GB"  # what one query may hold; it spills to disk beyond
+_MEMORY = "5GB"  # what one query may hold; it spills to disk beyond
 _LARGE = 256 * 2**20  # bytes of a file after `compact`
 _TRIES = 100  # of a commit, when other writers keep being faster
 
@@ -271,12 +271,13 @@ class Store:
     def _make_views(self, con: duckdb.DuckDBPyConnection) -> None:
         con.execute(f"SET memory_limit = '{_MEMORY}'")
         con.execute(f"SET temp_directory = {_literal(str(self._spill()))}")
+        con.execute("SET streaming_buffer_size = '32MB'")  # a query goes on while its rows are looked at
         con.execute("SET python_enable_replacements = false")
         con.execute("SET autoload_known_extensions = false")
         con.execute("SET autoinstall_known_extensions = false")
         allowed: list[str] = []
         for name, table in TABLES.items():
-            files = self._files(name)
+            files = self.files(name)
             allowed += files
             if files:
                 columns = ", ".join(f'"{column.name}"' for column in table.columns)
@@ -293,14 +294,12 @@ class Store:
         It lies beside the tables, where there is room for large things (a temporary folder may be memory). What a killed process
         left is removed.
         """
-        place = self.path / ".spill"
-        for left in place.glob("*-*"):
-            owner = left.name.partition("-")[0]
-            if owner.isdecimal() and not Path(f"/proc/{owner}").exists() and Path("/proc/self").exists():
+        for left in self.path.glob(".spill-*-*"):
+            owner = left.name.split("-")[1]
+            if Path("/proc/self").exists() and not Path(f"/proc/{owner}").exists():
                 shutil.rmtree(left, ignore_errors=True)
-        if not os.access(self.path, os.W_OK):
-            place = Path(tempfile.gettempdir()) / "headway-spill"
-        return place / f"{os.getpid()}-{next(_CONNECTIONS)}"
+        place = self.path / ".spill" if os.access(self.path, os.W_OK) else Path(tempfile.gettempdir()) / "headway-spill"
+        return place.with_name(f"{place.name}-{os.getpid()}-{next(_CONNECTIONS)}")
 
     def _now(self, name: str) -> DeltaTable:
         """The table at its newest version, or at the frozen one."""
@@ -315,7 +314,7 @@ class Store:
                 raise StoreError(f"cannot read the table {self.path / name}: {_line(error)}") from None
         return table
 
-    def _files(self, name: str) -> list[str]:
+    def files(self, name: str) -> list[str]:
         """The Parquet files of the table, in the order of their rows."""
         with self._lock:
             table = self._now(name)

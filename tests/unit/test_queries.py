@@ -307,3 +307,49 @@ def test_a_selection_of_a_frozen_version_does_not_change_when_the_table_grows(st
     again = midtrain_examples(store.at(first.versions))
     assert (again.rows, again.ids, again.funnel, again.versions) == (first.rows, first.ids, first.funnel, first.versions)
     assert len(midtrain_examples(store).rows) == 2
+
+
+def test_sft_can_be_balanced_over_lengths(store):
+    for i in range(9):  # lengths 1 to 9: thirds of three each
+        add(store, f"p{i}", [("x" * (i + 1), C)])
+    found = sft_examples(store, **SFT | {"max_examples": 6}, by="length")
+    assert Counter(min(2, (len(e.completion) - 1) // 3) for e in found.rows) == {0: 2, 1: 2, 2: 2}
+
+
+def test_sft_can_be_balanced_over_like_questions(store):
+    for i in range(40):
+        add(store, f"Tom has {i} apples and buys 7 more; how many apples does Tom have?", [(f"t{i}", C)])
+    others = ["Find the derivative of the logarithm.", "A circle is inscribed in a square.", "Which prime divides both numbers?"]
+    for other in others:
+        add(store, other, [(other, C)])
+    found = sft_examples(store, **SFT | {"max_examples": 4}, by="diversity")
+    assert {e.problem.question for e in found.rows} >= set(others)  # forty of one kind do not crowd out three others
+    by_difficulty = sft_examples(store, **SFT | {"max_examples": 4})
+    assert not {e.problem.question for e in by_difficulty.rows} >= set(others)
+
+
+def test_dpo_leaves_pairs_of_different_lengths_out_in_a_bin_of_their_own(store):
+    add(store, "a", [("xx", C), ("yyyyyy", W)])
+    add(store, "b", [("xx", C), ("yyy", W)])
+    found = dpo_pairs(store, samplers=["teacher"], pairs_per_problem=1, seed=0, max_length_ratio=2.0)
+    assert [(p.chosen, p.rejected) for p in found.rows] == [("xx", "yyy")]
+    assert found.funnel.dropped == {"lengths too different": 1}
+
+
+def test_dpo_by_the_hardest_pairs_with_the_answer_that_is_wrong_most_often(store):
+    problem = add(store, "a", [("one 1", C)])
+    wrong = [("one 5", "5"), ("by 7", "7"), ("or 7", "7"), ("one", "")]  # "one 5" begins most like the correct one
+    rollouts = [
+        Rollout.make(problem.id, "teacher", 0, 10 + i, "t", text, stop_reason=StopReason.IMPORTED)
+        for i, (text, _) in enumerate(wrong)
+    ]
+    store.add_rollouts(rollouts)
+    store.add_verdicts(
+        [Verdict(r.id, "rules@1", W, "numbers_differ", answer) for r, (_, answer) in zip(rollouts, wrong, strict=True)]
+    )
+    chosen = {
+        rule: dpo_pairs(store, samplers=["teacher"], pairs_per_problem=1, seed=0, pair_by=rule).rows[0].rejected
+        for rule in ("beginning", "hardest")
+    }
+    assert chosen["beginning"] == "one 5"
+    assert chosen["hardest"] in ("by 7", "or 7")

@@ -144,9 +144,9 @@ def test_compaction_joins_files_and_keeps_rows_order_batches_and_old_versions(st
 
 
 def test_what_a_killed_process_spilled_is_removed_and_a_living_ones_stays(store):
-    dead, mine = store.path / ".spill" / "999999999-0", store.path / ".spill" / f"{os.getpid()}-999"
+    dead, mine = store.path / ".spill-999999999-0", store.path / f".spill-{os.getpid()}-999"
     for folder in (dead, mine):
-        folder.mkdir(parents=True)
+        folder.mkdir()
     store.sql("SELECT 1")
     assert [folder.exists() for folder in (dead, mine)] == [False, True]
 
