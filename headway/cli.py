@@ -215,6 +215,17 @@ def show(
         _print_rows(rows.column_names, [list(row.values()) for row in rows.to_pylist()])
 
 
+StoreArgument = Annotated[str, typer.Argument(metavar="STORE", help="A folder of tables, or a run.")]
+
+
+@app.command()
+def data(store: StoreArgument = "", run: RunOption = "", as_json: JsonOption = False) -> None:
+    """Show what a table holds: problems, rollouts, verdicts, pass rates, lengths, and what deserves a warning."""
+    from headway.report.shell import show_holdings
+
+    show_holdings(store_folder(store, run), as_json)
+
+
 _VERDICTS_OF = "select verifier, outcome, reason, extracted from verdicts where rollout_id = {} order by verifier"
 _ROLLOUTS_OF = """
     select rollouts.id as rollout, sampler, step, index, stop_reason, num_tokens, verifier, outcome, extracted
@@ -272,6 +283,15 @@ def _store_of(run: str) -> Path:
     if not store.is_dir():
         raise RunError(f"{store} is missing: there are no rollouts to read")
     return store
+
+
+def store_folder(store: str, run: str) -> Path:
+    """The tables that STORE (their folder, a run's folder or a run's name) or --run means."""
+    if store and run:
+        raise RunError("give either STORE or --run NAME, not both")
+    if store and (Path(store) / "rollouts" / "_delta_log").is_dir():
+        return Path(store)
+    return _store_of(store or run)
 
 
 def run_folder(run: str) -> Path:

@@ -1,0 +1,192 @@
+"""What a store holds, for the terminal: tables and bars of text that fit 80 columns. `holdings` has the numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from headway.report.glossary import ENTRIES
+from headway.report.holdings import OUTCOMES, QUANTILES, RATE_BINS, Holdings, octaves
+from headway.report.markup import amount, clean, percent
+
+_ROWS = 24  # of one table; what is left out is counted (and all of it is in --json)
+_BAR = 32  # characters of the longest bar
+_BLOCKS = " ▏▎▍▌▋▊▉"
+
+
+def render_holdings(found: Holdings, console: Console) -> None:
+    """Print everything, the warnings last, where the eye ends."""
+    _problems(found, console)
+    if found.num_rollouts:
+        _rollouts(found, console)
+        _pass_rates(found, console)
+        _lengths(found, console)
+    _findings(found, console)
+
+
+def bar(count: int, largest: int) -> str:
+    """`count` as a bar that is full where it is `largest`, in eighths of a character; never empty for a count above 0.
+
+    >>> bar(1, 2)
+    '████████████████'
+    """
+    eighths = round(8 * _BAR * count / largest) if largest else 0
+    eighths = max(eighths, 1 if count else 0)
+    return "█" * (eighths // 8) + _BLOCKS[eighths % 8].strip()
+
+
+def _table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]], console: Console, num_words: int = 1) -> None:
+    """A table whose first `num_words` columns are words, the others numbers."""
+    console.print(Text(clean(title), style="italic"), soft_wrap=True)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    for place, head in enumerate(heads):
+        is_word = place < num_words
+        table.add_column(Text(head), justify="left" if is_word else "right", no_wrap=not is_word, overflow="fold")
+    for row in rows[:_ROWS]:
+        table.add_row(*(Text(clean(cell)) for cell in row))
+    console.print(table)
+    if len(rows) > _ROWS:
+        console.print(Text(f"and {len(rows) - _ROWS:,} rows more (--json prints all)"))
+    console.print()
+
+
+def _problems(found: Holdings, console: Console) -> None:
+    title = f"{found.num_problems:,} problems"
+    rows = [
+        (
+            group.source,
+            group.split,
+            group.family if group.family != group.source else "",
+            group.domain,
+            f"{group.problems:,}",
+            f"{group.solutions:,}",
+            _difficulty(group.difficulty),
+        )
+        for group in found.problems
+    ]
+    heads = ["source", "split", "family", "domain", "problems", "solutions", "difficulty"]
+    for column in (3, 2):  # columns that say nothing
+        if all(not row[column] for row in rows):
+            rows = [row[:column] + row[column + 1 :] for row in rows]
+            del heads[column]
+    _table(title, heads, rows, console, num_words=len(heads) - 3)
+    for family, bins in list(found.difficulties.items())[:_ROWS]:
+        lines = [(_range(low, high), count) for low, high, count in bins]
+        _histogram(f"{family}: problems by difficulty", lines, console)
+
+
+def _difficulty(ends: tuple[float, float, float]) -> str:
+    """Lowest, median and highest; nothing where a source has no scale."""
+    low, middle, high = ends
+    return amount(low) if low == high else f"{amount(low)} · {amount(middle)} · {amount(high)}"
+
+
+def _range(low: float, high: float) -> str:
+    return amount(low) if low == high else f"{amount(low)} to {amount(high)}"
+
+
+def _rollouts(found: Holdings, console: Console) -> None:
+    title = f"{found.num_rollouts:,} rollouts, judged by {found.verifier} (first verdict each)"
+    rows = [
+        (
+            author.sampler,
+            author.policy,
+            amount(author.problems),
+            amount(author.rollouts),
+            percent(_share(author.outcomes["correct"], sum(author.outcomes.values()) - author.outcomes["unverifiable"])),
+            *(amount(author.outcomes[outcome]) for outcome in OUTCOMES[1:]),
+            amount(author.unjudged),
+            amount(author.truncated),
+        )
+        for author in found.authors
+    ]
+    heads = (
+        "sampler",
+        "policy",
+        "problems",
+        "rollouts",
+        "correct",
+        "wrong",
+        "no\nans.",
+        "not to\njudge",
+        "no ver-\ndict",
+        "cut\noff",
+    )
+    _table(title, heads, rows, console, num_words=2)
+    lines = [(verifier, *(f"{counts.get(outcome, 0):,}" for outcome in OUTCOMES)) for verifier, counts in found.verdicts.items()]
+    heads = ("verifier", *(outcome.replace("_", " ") for outcome in OUTCOMES))
+    _table(f"{found.num_verdicts:,} verdicts", heads, lines, console)
+    if found.reasons:
+        reasons = [
+            (outcome.replace("_", " "), reason.replace("_", " ") or "-", f"{count:,}") for outcome, reason, count in found.reasons
+        ]
+        _table(
+            f"Why not correct: the {len(reasons)} most frequent reasons", ("outcome", "reason", "rollouts"), reasons, console, 2
+        )
+
+
+def _pass_rates(found: Holdings, console: Console) -> None:
+    title = "Problems by the share of their rollouts that are correct, in percent"
+    rows = [
+        (rates.sampler, f"{rates.problems:,}", percent(rates.mean), *(f"{count:,}" for count in rates.bins), sparks(rates.bins))
+        for rates in found.pass_rates
+    ]
+    if rows:
+        _table(title, ("sampler", "problems", "mean", *RATE_BINS, ""), rows, console)
+
+
+def _lengths(found: Holdings, console: Console) -> None:
+    for unit in ("characters", "tokens"):
+        mine = [lengths for lengths in found.lengths if lengths.unit == unit]
+        if not mine:
+            continue
+        edges = octaves(mine)
+        counts = [{low: count for low, _, count in row.histogram} for row in mine]
+        rows = [
+            (row.sampler, f"{row.rollouts:,}", *map(amount, row.quantiles), sparks([count.get(edge, 0) for edge in edges]))
+            for row, count in zip(mine, counts, strict=True)
+        ]
+        title = f"Length of a rollout in {unit}; the bars' bins double in width from {edges[0]:,} on"
+        _table(title, ("sampler", "rollouts", *(_quantile(share) for share in QUANTILES), ""), rows, console)
+
+
+def sparks(counts: Sequence[int]) -> str:
+    """One character a count, as high as its share of the largest; a dot for none.
+
+    >>> sparks([0, 1, 8])
+    '·▁█'
+    """
+    largest = max(counts, default=0)
+    return "".join("▁▂▃▄▅▆▇█"[max(0, -(-8 * count // largest) - 1)] if count else "·" for count in counts)
+
+
+def _quantile(share: float) -> str:
+    return {0.0: "least", 0.5: "median", 1.0: "most"}.get(share, f"{100 * share:g} %")
+
+
+def _histogram(title: str, lines: Sequence[tuple[str, int]], console: Console) -> None:
+    console.print(Text(clean(title), style="italic"), soft_wrap=True)
+    largest = max((count for _, count in lines), default=0)
+    width = max((len(label) for label, _ in lines), default=0)
+    digits = max((len(f"{count:,}") for _, count in lines), default=0)
+    for label, count in lines:
+        console.print(Text(f"  {label:>{width}}  {count:>{digits},}  {bar(count, largest)}"), soft_wrap=True)
+    console.print()
+
+
+def _share(count: int, of: int) -> float | None:
+    return count / of if of else None
+
+
+def _findings(found: Holdings, console: Console) -> None:
+    for finding in found.findings:
+        style, mark = ("yellow", "!") if finding.is_warning else ("", "·")
+        share = f" of {finding.of:,} ({percent(_share(finding.count, finding.of))})" if finding.of else ""
+        line = f"{mark} {ENTRIES[finding.name].title}: {finding.count:,}{share}. {ENTRIES[finding.name].watch}"
+        console.print(Text(line, style=style), soft_wrap=True)
+    if not any(finding.is_warning for finding in found.findings):
+        console.print(Text("nothing to warn of"))
