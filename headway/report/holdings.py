@@ -26,7 +26,7 @@ QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 RATE_BINS = ("0", "0–20", "20–40", "40–60", "60–80", "80–100", "100")  # percent; the outer two are exact
 OUTCOMES = ("correct", "wrong", "no_answer", "unverifiable")
 _TOP_REASONS = 8
-_DIFFICULTY_BINS = 8
+_DIFFICULTY_BINS = 10
 
 
 @dataclass(frozen=True, slots=True)

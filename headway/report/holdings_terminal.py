@@ -14,8 +14,6 @@ from headway.report.holdings import OUTCOMES, QUANTILES, RATE_BINS, Holdings, oc
 from headway.report.markup import amount, clean, percent
 
 _ROWS = 24  # of one table; what is left out is counted (and all of it is in --json)
-_BAR = 32  # characters of the longest bar
-_BLOCKS = " ▏▎▍▌▋▊▉"
 
 
 def render_holdings(found: Holdings, console: Console) -> None:
@@ -26,17 +24,6 @@ def render_holdings(found: Holdings, console: Console) -> None:
         _pass_rates(found, console)
         _lengths(found, console)
     _findings(found, console)
-
-
-def bar(count: int, largest: int) -> str:
-    """`count` as a bar that is full where it is `largest`, in eighths of a character; never empty for a count above 0.
-
-    >>> bar(1, 2)
-    '████████████████'
-    """
-    eighths = round(8 * _BAR * count / largest) if largest else 0
-    eighths = max(eighths, 1 if count else 0)
-    return "█" * (eighths // 8) + _BLOCKS[eighths % 8].strip()
 
 
 def _table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]], console: Console, num_words: int = 1) -> None:
@@ -74,19 +61,18 @@ def _problems(found: Holdings, console: Console) -> None:
             rows = [row[:column] + row[column + 1 :] for row in rows]
             del heads[column]
     _table(title, heads, rows, console, num_words=len(heads) - 3)
-    for family, bins in list(found.difficulties.items())[:_ROWS]:
-        lines = [(_range(low, high), count) for low, high, count in bins]
-        _histogram(f"{family}: problems by difficulty", lines, console)
+    rows = [
+        (family, f"{sum(count for *_, count in bins):,}", amount(bins[0][0]), amount(bins[-1][1]), sparks([n for *_, n in bins]))
+        for family, bins in found.difficulties.items()
+    ]
+    if rows:
+        _table("Problems by difficulty, from the lowest to the highest", ("family", "problems", "from", "to", ""), rows, console)
 
 
 def _difficulty(ends: tuple[float, float, float]) -> str:
     """Lowest, median and highest; nothing where a source has no scale."""
     low, middle, high = ends
     return amount(low) if low == high else f"{amount(low)} · {amount(middle)} · {amount(high)}"
-
-
-def _range(low: float, high: float) -> str:
-    return amount(low) if low == high else f"{amount(low)} to {amount(high)}"
 
 
 def _rollouts(found: Holdings, console: Console) -> None:
@@ -166,16 +152,6 @@ def sparks(counts: Sequence[int]) -> str:
 
 def _quantile(share: float) -> str:
     return {0.0: "least", 0.5: "median", 1.0: "most"}.get(share, f"{100 * share:g} %")
-
-
-def _histogram(title: str, lines: Sequence[tuple[str, int]], console: Console) -> None:
-    console.print(Text(clean(title), style="italic"), soft_wrap=True)
-    largest = max((count for _, count in lines), default=0)
-    width = max((len(label) for label, _ in lines), default=0)
-    digits = max((len(f"{count:,}") for _, count in lines), default=0)
-    for label, count in lines:
-        console.print(Text(f"  {label:>{width}}  {count:>{digits},}  {bar(count, largest)}"), soft_wrap=True)
-    console.print()
 
 
 def _share(count: int, of: int) -> float | None:

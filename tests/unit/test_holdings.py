@@ -11,7 +11,7 @@ from test_cli import run_here
 from headway.report.glossary import ENTRIES
 from headway.report.holdings import Finding, Lengths, holdings, octaves
 from headway.report.holdings_page import holdings_body, holdings_intro, holdings_words
-from headway.report.holdings_terminal import bar, render_holdings, sparks
+from headway.report.holdings_terminal import render_holdings, sparks
 from headway.store.store import Store
 from headway.types import Outcome, Problem, Rollout, Split, StopReason, Verdict
 
@@ -131,6 +131,15 @@ def test_what_deserves_a_warning(store):
     assert set(found) <= ENTRIES.keys()
 
 
+def test_many_difficulties_share_ten_bins(tmp_path):
+    store = Store(tmp_path / "s")
+    store.add_problems([replace(problem(n), difficulty=float(n)) for n in range(101)])
+    bins = holdings(store).difficulties["sums"]
+    assert bins[0] == (0.0, 9.0, 10)
+    assert bins[-1] == (90.0, 100.0, 11)  # the highest is in the last
+    assert len(bins) == 10
+
+
 def test_another_verifier_tells_another_story(store):
     found = holdings(store, "other@3")
     assert found.pass_rates == ()
@@ -159,8 +168,6 @@ def test_the_terminal_fits_and_names_everything(store):
 
 
 def test_bars_are_to_scale():
-    assert [bar(n, 4) for n in (0, 2, 4)] == ["", "█" * 16, "█" * 32]
-    assert bar(1, 10**9) == "▏"
     assert sparks([0, 1, 4, 8]) == "·▁▄█"
     assert sparks([]) == ""
 
