@@ -226,6 +226,25 @@ def data(store: StoreArgument = "", run: RunOption = "", as_json: JsonOption = F
     show_holdings(store_folder(store, run), as_json)
 
 
+@app.command("import")
+def import_(
+    data: Annotated[str, typer.Argument(metavar="DATA", help="JSONL, JSON or Parquet, a folder of them, or a hub data set.")],
+    store: Annotated[str, typer.Option("--store", metavar="DIR", help="The tables, or a run; made where there are none.")],
+    name: Annotated[str, typer.Option("--name", metavar="SOURCE", help="The source's name (default: the file's).")] = "",
+    split: Annotated[str, typer.Option("--split", help="What it is for: train, validation or heldout.")] = "train",
+    data_config: Annotated[str, typer.Option("--data-config", help="A hub data set's configuration.")] = "",
+    data_split: Annotated[str, typer.Option("--data-split", help="A hub data set's or a folder's split.")] = "train",
+    strip: Annotated[str, typer.Option("--strip", metavar="TEXT", help="An instruction to take off the questions.")] = "",
+    max_row_errors: Annotated[int, typer.Option("--max-row-errors", min=0, help="How many broken rows to leave out.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Bring a data set's problems and the solutions that it carries into a table, judged. Goes on where it was stopped."""
+    from headway.report.exchange import import_store
+
+    source = {"data": data, "name": name, "split": split, "data_config": data_config, "data_split": data_split}
+    import_store(source, Path(store), max_row_errors, strip, as_json)
+
+
 _VERDICTS_OF = "select verifier, outcome, reason, extracted from verdicts where rollout_id = {} order by verifier"
 _ROLLOUTS_OF = """
     select rollouts.id as rollout, sampler, step, index, stop_reason, num_tokens, verifier, outcome, extracted

@@ -118,7 +118,7 @@ def _rollouts(found: Holdings, console: Console) -> None:
 def _pass_rates(found: Holdings, console: Console) -> None:
     title = "Problems by the share of their rollouts that are correct, in percent"
     rows = [
-        (rates.sampler, f"{rates.problems:,}", percent(rates.mean), *(f"{count:,}" for count in rates.bins), sparks(rates.bins))
+        (rates.sampler, f"{rates.problems:,}", percent(rates.mean), *map(amount, rates.bins), sparks(rates.bins))
         for rates in found.pass_rates
     ]
     if rows:

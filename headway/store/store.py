@@ -140,7 +140,8 @@ class Store:
         )
 
     def _new_problems(self, problems: Sequence[Problem]) -> list[Problem]:
-        known = set(self._arrow("SELECT id FROM problems").column("id").to_pylist())
+        query = "SELECT id FROM problems WHERE id IN (SELECT unnest(?::VARCHAR[]))"
+        known = set(self._arrow(query, [[problem.id for problem in problems]]).column("id").to_pylist())
         first: dict[str, Problem] = {}
         for problem in problems:
             if problem.id not in known:
