@@ -1,6 +1,7 @@
 """How far an import is, and what came of its rows: a file beside the tables, written last, so that a killed import goes on.
 
-    FOLDER/imports/NAME.json   {"of": id of data and options, "imported": bins so far, "planned": bins of the batch in work}
+    FOLDER/imports/NAME.json   {"of": id of data and options, "versions": of the tables at the start,
+                                "imported": bins so far, "planned": bins of the batch in work}
 
 A batch's bins are kept before its rows are written: once the table holds them, counting again would call them known. This file
 does not know what a row or a trace is.
@@ -54,14 +55,17 @@ def _funnel(name: str, bins: Counter[str]) -> Funnel:
 class Record:
     """The file beside the tables that says how far an import is. RunError where it was begun with other data or options."""
 
-    def __init__(self, folder: Path, source: SourceConfig, options: str):
+    def __init__(self, folder: Path, source: SourceConfig, options: str, versions: Mapping[str, int]):
         self._path = folder / f"{source.label}.json"
         self._of = content_id(source.model_dump(mode="json"), options, *_sizes(source))
         kept: dict[str, Any] = read_json(self._path) if self._path.exists() else {"of": self._of}
         if kept.get("of") != self._of:
             raise RunError(f"{self._path} is of other data or options of the same name: give another --name")
+        self.versions: dict[str, int] = kept.get("versions", dict(versions))  # of the tables before the first batch
         self.planned: dict[str, Any] = kept.get("planned", {})
         self.imported = _from_plain(kept.get("imported", {}))
+        if not self._path.exists():
+            self._write()
 
     def plan(self, batch: str, bins: Mapping[str, Counter[str]], known: Sequence[str]) -> None:
         """Keep a batch's bins, and which of its rollouts the table holds already, before its rows are written."""
@@ -74,7 +78,8 @@ class Record:
         self._write()
 
     def _write(self) -> None:
-        write_json(self._path, {"of": self._of, "planned": self.planned, "imported": _plain(self.imported)})
+        state = {"versions": self.versions, "imported": _plain(self.imported), "planned": self.planned}
+        write_json(self._path, {"of": self._of, **state})
 
 
 def _sizes(source: SourceConfig) -> list[tuple[str, int]]:

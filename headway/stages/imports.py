@@ -6,7 +6,7 @@
 
 Killed at any moment, the same command goes on: a batch is named by its first row, what the table holds is not written again,
 and the record is written last. One batch is in memory at a time. A row that names no answer takes that of the same question in
-the table, if it is there. It does not know which columns hold what (`columns`, `traces`), nor who learns from the rollouts.
+the table, if it was there before. It does not know which columns hold what (`columns`, `traces`), nor who learns.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def import_data(
     folder.mkdir(parents=True, exist_ok=True)
     lock = FolderLock(folder)
     try:
-        record = Record(folder, source, strip)
+        record = Record(folder, source, strip, store.versions())
         if not record.imported.is_done:
             work = _Import(source, store, verifier, record, max_row_errors, strip)
             total = count_rows(source)
@@ -114,12 +114,44 @@ def rollout_of(problem: Problem, trace: Trace, source: str) -> Rollout:
     return Rollout.make(problem.id, SAMPLER, 0, trace.index, trace.policy(source), trace.text, stop_reason=stop)
 
 
+def import_traces(source: SourceConfig, problems: Mapping[str, Problem], store: Store, verifier: Verifier, tell: Tell) -> int:
+    """What a recipe's source carries beside its worked solutions, for those `problems` (by id) that the run has.
+
+    Returns how many rollouts. The source's rows were all read before, for the problems, so none of them is broken.
+    """
+    conventions: dict[str, Convention] = {}
+    seen: set[str] = set()
+    for first, rows in _batches(source, 0):
+        made: dict[str, Rollout] = {}
+        for place, row in rows:
+            if isinstance(row, RowError):
+                continue
+            file = place.rpartition(", ")[0]
+            if file not in conventions:
+                conventions[file] = recognise(row)
+            read = read_row(row, conventions[file])
+            problem = problems.get(problem_of(read, conventions[file], source).id)
+            for trace in read_traces(row, read)[0] if problem else ():
+                if problem and trace.author:
+                    rollout = rollout_of(problem, trace, source.label)
+                    if rollout.id not in seen:
+                        made[rollout.id] = rollout
+        name = f"import:{source.label}/{first}"
+        if made and not store.has_batch("verdicts", name):
+            store.add_rollouts(list(made.values()), name)
+            store.add_verdicts(verifier.verdicts([(problems[rollout.problem_id], rollout) for rollout in made.values()]), name)
+        seen |= made.keys()
+        tell("teacher", first + len(rows), first + len(rows), {"rollouts": len(seen)})
+    return len(seen)
+
+
 class _Import:
     """One data set on its way into one store."""
 
     def __init__(self, source: SourceConfig, store: Store, verifier: Verifier, record: Record, max_row_errors: int, strip: str):
         self._source, self._store, self._verifier, self._record = source, store, verifier, record
         self._max_row_errors, self._strip = max_row_errors, strip.strip()
+        self._before = store.at(record.versions)
         self._conventions: dict[str, Convention | None] = {}  # by file
         self._verifies = lru_cache(maxsize=100_000)(verifier.verifies_itself)
         self._heldout = [] if source.split is Split.HELDOUT else store.problems(split=Split.HELDOUT)
@@ -240,13 +272,13 @@ class _Import:
         return dict(zip(rows["id"].to_pylist(), rows["split"].to_pylist(), strict=True))
 
     def _by_question(self, questions: list[str]) -> dict[str, Problem]:
-        """Question -> the table's problem that asks it; those with several answers are left out."""
+        """Question -> the problem that asks it in the tables as they were before; those with several answers are left out."""
         if not questions:
             return {}
         query = """SELECT min(id) AS id FROM problems WHERE question IN (SELECT unnest(?::VARCHAR[]))
                    GROUP BY question HAVING count(*) = 1"""
-        ids = self._store.sql(query, [questions])["id"].to_pylist()
-        return {problem.question: problem for problem in self._store.problems(ids=ids)}
+        ids = self._before.sql(query, [questions])["id"].to_pylist()
+        return {problem.question: problem for problem in self._before.problems(ids=ids)}
 
     def _rollouts(
         self, kept: list[tuple[Problem, list[Trace]]], bins: dict[str, Counter[str]]
