@@ -245,6 +245,28 @@ def import_(
     import_store(source, Path(store), max_row_errors, strip, as_json)
 
 
+@app.command()
+def export(
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The file to write: *.jsonl or *.parquet.")],
+    what: Annotated[str, typer.Option("--what", help="sft, midtrain, dpo, unpaired, prompts, rollouts or problems.")],
+    store: StoreArgument = "",
+    run: RunOption = "",
+    form: Annotated[str, typer.Option("--format", help="trl: TRL's columns alone; jsonl or parquet: all columns.")] = "trl",
+    conversational: Annotated[bool, typer.Option("--conversational", help="Prompts and completions as turns.")] = False,
+    template: Annotated[
+        str, typer.Option("--apply-template", metavar="CHECKPOINT", help="Word prompts by its chat template.")
+    ] = "",
+    instruction: Annotated[
+        str | None, typer.Option("--instruction", metavar="TEXT", help="Follows the question (default: the recipe's).")
+    ] = None,
+    split: Annotated[str, typer.Option("--split", help="One split of prompts, rollouts or problems.")] = "",
+) -> None:
+    """Write what a run selected, or a table holds, as a file in TRL's columns."""
+    from headway.report.exchange import export_store
+
+    export_store(store_folder(store, run), what, form, out, conversational, template, instruction, split)
+
+
 _VERDICTS_OF = "select verifier, outcome, reason, extracted from verdicts where rollout_id = {} order by verifier"
 _ROLLOUTS_OF = """
     select rollouts.id as rollout, sampler, step, index, stop_reason, num_tokens, verifier, outcome, extracted

@@ -17,11 +17,14 @@ from rich.console import Console
 from rich.text import Text
 
 from headway.config import SourceConfig
-from headway.errors import ConfigError
+from headway.durable import read_json
+from headway.errors import ConfigError, RunError
+from headway.problems.prompt import asked
 from headway.report.markup import clean, percent
 from headway.report.progress import Display
 from headway.stages.import_record import Imported
 from headway.stages.imports import import_data
+from headway.store.export import KINDS, Form, export
 from headway.store.store import Store
 from headway.types import Split
 from headway.verify.judge import VERIFIER, Verifier
@@ -87,3 +90,80 @@ def _render(found: Imported, source: SourceConfig, folder: Path, console: Consol
         )
         say(f"the data set speaks of {claimed:,} of them and we disagree on {found.disagreements:,}: {pairs}")
     say(f"{source.label} is in {folder}; `headway data {folder}` shows what the table holds")
+
+
+FORMATS = ("trl", "jsonl", "parquet")
+_SELECTED = {"sft": "sft", "midtrain": "midtrain", "dpo": "dpo", "prompts": "rl"}  # kind -> the selection of a run
+
+
+def export_store(
+    folder: Path, what: str, form: str, out: Path, conversational: bool, template: str, instruction: str | None, split: str
+) -> None:
+    """Write what a table holds, or a run selected, as a file in TRL's columns, and print the funnel.
+
+    A run's prompts are worded with its recipe's instruction, unless `instruction` is given; a bare table's without one.
+    """
+    if what not in KINDS:
+        raise ConfigError(f"--what {what!r}: it is one of {', '.join(KINDS)}")
+    if form not in FORMATS:
+        raise ConfigError(f"--format {form!r}: it is one of {', '.join(FORMATS)}")
+    if form != "trl" and out.suffix != f".{form}":
+        raise ConfigError(f"--out {out}: a file of the format {form} is named *.{form}")
+    if split and split not in set(Split):
+        raise ConfigError(f"--split {split!r}: the splits are {', '.join(Split)}")
+    if conversational and template:
+        raise ConfigError("--conversational and --apply-template: a template makes texts of conversations; give one of them")
+    run = folder.parent if folder.name == "store" and (folder.parent / "recipe.json").is_file() else None
+    store, ids = Store(folder, create=False), None
+    if run is not None:
+        if instruction is None:
+            instruction = read_json(run / "recipe.json").get("problems", {}).get("instruction", "")
+        store, ids = _selected(run, store, what, split)
+    console = Console()
+    with Display(console) as display:
+        funnel = export(
+            store,
+            what,
+            out,
+            _form(instruction or "", conversational, template),
+            is_plain=form == "trl",
+            ids=ids,
+            split=Split(split) if split else None,
+            tell=lambda done, total: display("export", done, total, {}),
+        )
+    selected = f" (the run's selection {_SELECTED[what]})" if ids is not None else ""
+    console.print(Text(f"{funnel}{selected}"), soft_wrap=True)
+    console.print(Text(f"written: {out}"), soft_wrap=True)
+
+
+def _selected(run: Path, store: Store, what: str, split: str) -> tuple[Store, list[str] | None]:
+    """The table as a run's stage saw it, and the ids that it kept; all of the table where no stage selects such rows."""
+    path = run / "selections" / f"{_SELECTED.get(what, what)}.json"
+    if what not in _SELECTED or split or (what == "prompts" and not path.is_file()):
+        return store, None
+    if not path.is_file():
+        raise RunError(
+            f"{path} is missing: the run has not selected anything for {what} yet; give the tables {store.path} as STORE"
+        )
+    frozen = read_json(path)
+    return store.at(frozen["versions"]), [str(one) for one in frozen["ids"]]
+
+
+def _form(instruction: str, conversational: bool, template: str) -> Form:
+    """How prompts are worded: as text, as turns, or as a checkpoint's chat template writes them."""
+
+    def ask(question: str) -> str:
+        return asked(question, instruction)
+
+    if conversational:
+        return Form(ask, is_conversational=True)
+    if not template:  # as a tokenizer without a template is asked: the completion begins on a line of its own
+        return Form(lambda question: f"{ask(question)}\n")
+    from headway.model.tokenizer import Tokenizer  # slow to import
+
+    tokenizer = Tokenizer.load(template)
+
+    def render(question: str) -> str:
+        return tokenizer.prompt_text([{"role": "user", "content": ask(question)}])
+
+    return Form(render, stop=tokenizer.stop_text, refuses=tokenizer.names_special)
