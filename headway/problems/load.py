@@ -27,6 +27,7 @@ from headway.problems.columns import COLUMNS, Convention, Row, RowError, read_ro
 from headway.types import Problem, content_id
 
 LARGEST_ROW = 1_000_000  # bytes of one JSON row: longer ones are damaged files, not problems
+LARGEST_TRACES = 32_000_000  # bytes of one with all its traces
 SUFFIXES = (".jsonl", ".json", ".parquet")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _SPLIT_NAME = re.compile(r"(train|test|validation|valid|val|dev|eval)(?![a-z])")
@@ -84,7 +85,7 @@ def numbered_rows(source: SourceConfig, columns: Collection[str] = COLUMNS) -> I
     One row, or a few hundred of a Parquet file, is in memory at a time (a JSON array is read whole). Of a Parquet
     file or a hub data set only `columns` are read. DataError as for `load`.
     """
-    for origin, unit, rows in _parts(source, columns):
+    for origin, unit, rows in _parts(source, columns, LARGEST_TRACES):
         for number, row in rows:
             yield f"{origin}, {unit} {number}", row
 
@@ -115,7 +116,7 @@ def _draw(problems: list[Problem], count: int, seed: int) -> list[Problem]:
 
 
 def _parts(
-    source: SourceConfig, columns: Collection[str] = COLUMNS
+    source: SourceConfig, columns: Collection[str] = COLUMNS, largest: int = LARGEST_ROW
 ) -> Iterator[tuple[str, str, Iterator[tuple[int, RowOrError]]]]:
     """(origin, what a row is called, numbered rows) of each file, or of the hub data set."""
     path = Path(source.data).expanduser()
@@ -124,7 +125,7 @@ def _parts(
             if file.suffix.lower() == ".parquet":
                 yield str(file), "row", _parquet_rows(file, columns)
             else:
-                yield str(file), "line", _json_rows(file)
+                yield str(file), "line", _json_rows(file, largest)
     elif _HUB_NAME.fullmatch(source.data) and path.suffix.lower() not in SUFFIXES:
         yield f"hub data set {source.data} ({source.data_split})", "row", _hub_rows(source, columns)
     else:
@@ -152,20 +153,20 @@ def _files(path: Path, source: SourceConfig) -> list[Path]:
     return chosen
 
 
-def _json_rows(path: Path) -> Iterator[tuple[int, RowOrError]]:
+def _json_rows(path: Path, largest: int) -> Iterator[tuple[int, RowOrError]]:
     """Numbered rows of a JSONL file, or of a file that is one JSON array."""
     try:
         with path.open("rb") as file:
             start = file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()
             file.seek(0)
             if start.startswith(b"["):
-                yield from _array_rows(file.read(), path)
+                yield from _array_rows(file.read(), path, largest)
                 return
             number = 0
-            while line := file.readline(LARGEST_ROW + 2):
+            while line := file.readline(largest + 2):
                 number += 1
-                if len(line.rstrip(b"\r\n")) > LARGEST_ROW:
-                    raise DataError(f"{path}, line {number}: longer than {LARGEST_ROW:,} bytes")
+                if len(line.rstrip(b"\r\n")) > largest:
+                    raise DataError(f"{path}, line {number}: longer than {largest:,} bytes")
                 if number == 1:
                     line = line.removeprefix(b"\xef\xbb\xbf")
                 if line.strip():
@@ -188,7 +189,7 @@ def _row_of(line: bytes) -> RowOrError:
     return row if isinstance(row, dict) else RowError(f"should be an object with columns, not {type(row).__name__}")
 
 
-def _array_rows(data: bytes, path: Path) -> Iterator[tuple[int, RowOrError]]:
+def _array_rows(data: bytes, path: Path, largest: int) -> Iterator[tuple[int, RowOrError]]:
     """The objects of a JSON array, each with the line on which it starts. A fault between two rows ends the file."""
     try:
         text = data.decode("utf-8-sig")
@@ -207,9 +208,9 @@ def _array_rows(data: bytes, path: Path) -> Iterator[tuple[int, RowOrError]]:
         except ValueError as error:
             line = getattr(error, "lineno", line)
             raise DataError(f"{path}, line {line}: not JSON ({getattr(error, 'msg', error)})") from None
-        too_long = end - position > LARGEST_ROW
+        too_long = end - position > largest
         if too_long or not isinstance(row, dict):
-            wrong = f"longer than {LARGEST_ROW:,} characters" if too_long else "should be an object with columns"
+            wrong = f"longer than {largest:,} characters" if too_long else "should be an object with columns"
             row = RowError(wrong)
         yield line, row
         comma = space.match(text, end).end()  # type: ignore[union-attr]

@@ -20,6 +20,8 @@ _ROLES = {
     "gpt": "assistant",
 }
 
+_THOUGHTS = ("thinking", "reasoning_content", "reasoning")  # where an assistant's turn keeps its reasoning apart
+
 
 class Turns(NamedTuple):
     """One conversation; "" for what it does not hold.
@@ -42,6 +44,9 @@ def read_turns(value: Any) -> Turns | None:
             return None
         role = _ROLES.get(str(turn.get("role", turn.get("from"))))
         text = _content(turn.get("content", turn.get("value")))
+        thought = next((turn[name] for name in _THOUGHTS if isinstance(turn.get(name), str) and turn[name].strip()), "")
+        if role == "assistant" and text is not None and thought:
+            text = f"<think>\n{thought.strip()}\n</think>\n\n{text.strip()}"
         if role is None or text is None or role in found or any(later in found for later in _AFTER[role]):
             return None
         found[role] = text

@@ -173,7 +173,7 @@ WITH first AS (
     FROM verdicts WHERE verifier = $verifier GROUP BY rollout
 )
 SELECT r.place, hash(r.problem_id) AS problem, r.sampler,
-       CASE WHEN r.step > 0 THEN regexp_replace(r.policy, '@[0-9]+$', '') ELSE r.policy END AS policy,
+       CASE WHEN starts_with(r.sampler, 'rl') THEN regexp_replace(r.policy, '@[0-9]+$', '') ELSE r.policy END AS policy,
        length(r.text) AS characters, r.num_tokens AS tokens, hash(r.problem_id, r.text) AS text_key,
        r.stop_reason = 'length' AS is_truncated, first.said.outcome AS outcome, first.said.reason AS reason
 FROM rollouts r LEFT JOIN first ON first.rollout = hash(r.id)
@@ -265,45 +265,45 @@ def _lengths(con: duckdb.DuckDBPyConnection, unit: str) -> list[Lengths]:
 def _findings(con: duckdb.DuckDBPyConnection) -> list[Finding]:
     """What to know before training; those that count nothing are not among them."""
     found: list[Finding] = []
-    for name, is_warning, query in _FINDINGS:
+    for name, share, query in _FINDINGS:
         (count, of), *_ = con.execute(query).fetchall()
         if count:
-            found.append(Finding(name, count, of, is_warning))
+            found.append(Finding(name, count, of, share is not None and count >= share * of))
     return found
 
 
 _SOLVED = "(SELECT problem, min(rate) AS low, max(rate) AS high FROM rates GROUP BY problem)"
 _TRAINERS = ", ".join(f"'{name}'" for name in (*TEACHERS, "dpo", "rl", "rl:lengths"))
-_FINDINGS = (  # (name, is it a warning, query for count and of)
-    ("no_verdict", True, "SELECT count(*) FILTER (outcome IS NULL), count(*) FROM seen"),
-    ("unverifiable_rollouts", True, "SELECT count(*) FILTER (outcome = 'unverifiable'), count(*) FROM seen"),
-    ("truncated_rollouts", True, "SELECT count(*) FILTER (is_truncated), count(*) FROM seen"),
-    ("empty_texts", True, "SELECT count(*) FILTER (characters = 0), count(*) FROM seen"),
-    ("duplicate_texts", True, "SELECT count(*) - count(DISTINCT text_key), count(*) FROM seen"),
+_FINDINGS = (  # (name, from which share on it is a warning, query for count and of)
+    ("no_verdict", 0, "SELECT count(*) FILTER (outcome IS NULL), count(*) FROM seen"),
+    ("unverifiable_rollouts", 0, "SELECT count(*) FILTER (outcome = 'unverifiable'), count(*) FROM seen"),
+    ("truncated_rollouts", 0.02, "SELECT count(*) FILTER (is_truncated), count(*) FROM seen"),
+    ("empty_texts", 0, "SELECT count(*) FILTER (characters = 0), count(*) FROM seen"),
+    ("duplicate_texts", 0.05, "SELECT count(*) - count(DISTINCT text_key), count(*) FROM seen"),
     (
         "on_heldout_problems",
-        True,
+        0,
         f"""SELECT count(*), (SELECT count(*) FROM seen) FROM seen
             SEMI JOIN (SELECT hash(id) AS id FROM problems WHERE split = 'heldout') p ON p.id = seen.problem
             WHERE sampler IN ({_TRAINERS})""",
     ),
     (
         "without_problem",
-        True,
+        0,
         """SELECT count(*), (SELECT count(*) FROM seen) FROM seen
            ANTI JOIN (SELECT hash(id) AS id FROM problems) p ON p.id = seen.problem""",
     ),
     (
         "without_rollout",
-        True,
+        0,
         """SELECT count(*), (SELECT count(*) FROM verdicts) FROM verdicts v
            ANTI JOIN (SELECT hash(id) AS id FROM rollouts) r ON r.id = hash(v.rollout_id)""",
     ),
-    ("unsolved_problems", True, f"SELECT count(*) FILTER (high = 0), count(*) FROM {_SOLVED}"),
-    ("disagreeing_problems", False, f"SELECT count(*) FILTER (low < 1 AND high > 0), count(*) FROM {_SOLVED}"),
+    ("unsolved_problems", 0, f"SELECT count(*) FILTER (high = 0), count(*) FROM {_SOLVED}"),
+    ("disagreeing_problems", None, f"SELECT count(*) FILTER (low < 1 AND high > 0), count(*) FROM {_SOLVED}"),
     (
         "unsampled_problems",
-        False,
+        None,
         """SELECT count(*), (SELECT count(*) FROM problems) FROM problems p
            ANTI JOIN (SELECT DISTINCT problem FROM seen) s ON s.problem = hash(p.id)""",
     ),

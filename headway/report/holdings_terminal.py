@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from headway.report.glossary import ENTRIES
-from headway.report.holdings import OUTCOMES, QUANTILES, RATE_BINS, Holdings, octaves
+from headway.report.holdings import OUTCOMES, QUANTILES, Holdings, octaves
 from headway.report.markup import amount, clean, percent
 
 _ROWS = 24  # of one table; what is left out is counted (and all of it is in --json)
@@ -32,7 +32,8 @@ def _table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]], cons
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     for place, head in enumerate(heads):
         is_word = place < num_words
-        table.add_column(Text(head), justify="left" if is_word else "right", no_wrap=not is_word, overflow="fold")
+        least = 8 if is_word else max((len(row[place]) for row in rows), default=0)  # a number is never cut
+        table.add_column(Text(head), justify="left" if is_word else "right", min_width=least, overflow="fold")
     for row in rows[:_ROWS]:
         table.add_row(*(Text(clean(cell)) for cell in row))
     console.print(table)
@@ -83,7 +84,9 @@ def _rollouts(found: Holdings, console: Console) -> None:
             author.policy,
             amount(author.problems),
             amount(author.rollouts),
-            percent(_share(author.outcomes["correct"], sum(author.outcomes.values()) - author.outcomes["unverifiable"])),
+            percent(
+                _share(author.outcomes["correct"], sum(author.outcomes.values()) - author.outcomes["unverifiable"])
+            ).removesuffix(" %"),
             *(amount(author.outcomes[outcome]) for outcome in OUTCOMES[1:]),
             amount(author.unjudged),
             amount(author.truncated),
@@ -93,13 +96,13 @@ def _rollouts(found: Holdings, console: Console) -> None:
     heads = (
         "sampler",
         "policy",
-        "problems",
-        "rollouts",
-        "correct",
+        "prob-\nlems",
+        "roll-\nouts",
+        "right\n%",
         "wrong",
         "no\nans.",
-        "not to\njudge",
-        "no ver-\ndict",
+        "not\nclear",
+        "no\nverd.",
         "cut\noff",
     )
     _table(title, heads, rows, console, num_words=2)
@@ -118,11 +121,17 @@ def _rollouts(found: Holdings, console: Console) -> None:
 def _pass_rates(found: Holdings, console: Console) -> None:
     title = "Problems by the share of their rollouts that are correct, in percent"
     rows = [
-        (rates.sampler, f"{rates.problems:,}", percent(rates.mean), *map(amount, rates.bins), sparks(rates.bins))
+        (
+            rates.sampler,
+            f"{rates.problems:,}",
+            percent(rates.mean).removesuffix(" %"),
+            *map(amount, rates.bins),
+            sparks(rates.bins),
+        )
         for rates in found.pass_rates
     ]
     if rows:
-        _table(title, ("sampler", "problems", "mean", *RATE_BINS, ""), rows, console)
+        _table(title, ("sampler", "prob-\nlems", "mean", "0", "<20", "<40", "<60", "<80", "<100", "100", ""), rows, console)
 
 
 def _lengths(found: Holdings, console: Console) -> None:

@@ -140,6 +140,15 @@ def test_many_difficulties_share_ten_bins(tmp_path):
     assert len(bins) == 10
 
 
+def test_a_few_truncated_ones_are_no_warning(tmp_path):
+    one, store = problem(1), Store(tmp_path / "s")
+    store.add_problems([one])
+    rows = [rollout(one, "rl", i, str(i), stop_reason=StopReason.LENGTH if i == 0 else StopReason.STOP) for i in range(51)]
+    store.add_rollouts(rows)
+    store.add_verdicts([Verdict(r.id, "rules@1", CORRECT) for r in rows])
+    assert holdings(store).findings == (Finding("truncated_rollouts", 1, 51, False),)  # below 2 %
+
+
 def test_another_verifier_tells_another_story(store):
     found = holdings(store, "other@3")
     assert found.pass_rates == ()
@@ -149,21 +158,21 @@ def test_another_verifier_tells_another_story(store):
 def test_an_empty_table_is_no_mistake(tmp_path):
     found = holdings(Store(tmp_path / "s"))
     assert (found.num_problems, found.problems, found.authors, found.findings) == (0, (), (), ())
-    console = Console(file=StringIO(), width=80)
-    render_holdings(found, console)
-    assert "nothing to warn of" in console.file.getvalue()
+    shown = StringIO()
+    render_holdings(found, Console(file=shown, width=80))
+    assert "nothing to warn of" in shown.getvalue()
     assert "0 problems" in holdings_intro(found)
     assert holdings_body(found)
 
 
 def test_the_terminal_fits_and_names_everything(store):
-    narrow, wide = Console(file=StringIO(), width=80), Console(file=StringIO(), width=120)
-    render_holdings(holdings(store), narrow)
-    render_holdings(holdings(store), wide)
-    text = wide.file.getvalue()
-    for word in ("algebra", "tiny/rl", "rules@1", "numbers differ", "Duplicate texts: 1 of 11 (9.1 %)", "60–80"):
+    narrow, wide = StringIO(), StringIO()
+    render_holdings(holdings(store), Console(file=narrow, width=80))
+    render_holdings(holdings(store), Console(file=wide, width=120))
+    text = wide.getvalue()
+    for word in ("algebra", "tiny/rl", "rules@1", "numbers differ", "Duplicate texts: 1 of 11 (9.1 %)", "<100"):
         assert word in text
-    tables = [line for line in narrow.file.getvalue().splitlines() if not line.startswith(("!", "·"))]
+    tables = [line for line in narrow.getvalue().splitlines() if not line.startswith(("!", "·"))]
     assert max(map(len, tables)) <= 80
 
 

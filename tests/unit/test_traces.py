@@ -174,6 +174,8 @@ def test_turns():
     assert read_turns([{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}]) == Turns(
         "", "ab", ""
     )
+    apart = {"role": "assistant", "thinking": "hm", "content": "4"}
+    assert read_turns([*ASK, apart]) == Turns("", "2+2?", "<think>\nhm\n</think>\n\n4")
     for broken in (
         [*ASK, *SAY, *ASK],
         [*SAY, *ASK],
@@ -329,6 +331,15 @@ def test_other_data_under_the_same_name_are_refused(tmp_path):
         import_data(write(tmp_path / "s.jsonl", *many(2)), store, verifier, tell=quiet)
         with pytest.raises(RunError, match="of other data or options of the same name: give another --name"):
             import_data(write(tmp_path / "s.jsonl", *many(3)), store, verifier, tell=quiet)
+
+
+def test_a_row_of_many_long_traces_is_no_damaged_file(tmp_path):
+    rows = [{"question": "2+2?", "answer": "4", "responses": ["x" * 900_000, r"\boxed{4}" + " " * 200_000]}]
+    with Verifier() as verifier:
+        found = import_data(write(tmp_path / "s.jsonl", *rows), Store(tmp_path / "store"), verifier, tell=quiet)
+    assert found.outcomes == {"no_answer": 1, "correct": 1}
+    with pytest.raises(DataError, match="longer than 1,000,000 bytes"):
+        load(write(tmp_path / "s.jsonl", *rows))
 
 
 def test_long_traces_make_small_batches(tmp_path, monkeypatch):
