@@ -68,6 +68,7 @@ TRACE_COLUMNS = COLUMNS | {
     for column in (author.column, author.thought, *author.flags, *author.ends, author.named_by)
     if column
 }
+_LARGEST_NAME = 200  # characters of the name of who wrote it; what is longer is none
 _YES = frozenset({"true", "yes", "correct", "1"})
 _NO = frozenset({"false", "no", "wrong", "incorrect", "0"})
 
@@ -108,8 +109,8 @@ def read_traces(row: Mapping[str, Any], read: Row | None) -> tuple[list[Trace], 
             if reason:
                 dropped[reason] += 1
                 continue
-            name = row.get(author.named_by) if author.named_by else ""
-            name = name if isinstance(name, str) and name else author.column
+            said = row.get(author.named_by) if author.named_by else ""
+            name = said if isinstance(said, str) and not _fault(said) and len(said) <= _LARGEST_NAME else author.column
             claimed, is_complete = _claim(row, author, index), _is_complete(row, author, index)
             found[text] = Trace("" if name == WORKED else name, index, text, claimed, is_complete)
     return list(found.values()), dropped

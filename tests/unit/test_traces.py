@@ -135,6 +135,8 @@ def test_thought_and_answer_apart():
     [
         ({"r1_solution_1": "a", "r1_solution_2": "b"}, [("r1_solution_1", 0, "a", None), ("r1_solution_2", 0, "b", None)]),
         ({"generated_solution": "a", "generation_model": "QwQ-32B"}, [("QwQ-32B", 0, "a", None)]),
+        ({"generated_solution": "a", "generation_model": "\ud800"}, [("generated_solution", 0, "a", None)]),
+        ({"generated_solution": "a", "generation_model": 7}, [("generated_solution", 0, "a", None)]),
         ({"completion": SAY, "label": False}, [("completion", 0, r"It is \boxed{4}.", False)]),
         ({"completion": " 4", "label": True}, [("completion", 0, "4", True)]),
         ({"chosen": SAY, "rejected": "no"}, [("chosen", 0, r"It is \boxed{4}.", True), ("rejected", 0, "no", False)]),
