@@ -215,6 +215,58 @@ def show(
         _print_rows(rows.column_names, [list(row.values()) for row in rows.to_pylist()])
 
 
+StoreArgument = Annotated[str, typer.Argument(metavar="STORE", help="A folder of tables, or a run.")]
+
+
+@app.command()
+def data(store: StoreArgument = "", run: RunOption = "", as_json: JsonOption = False) -> None:
+    """Show what a table holds: problems, rollouts, verdicts, pass rates, lengths, and what deserves a warning."""
+    from headway.report.shell import show_holdings
+
+    show_holdings(store_folder(store, run), as_json)
+
+
+@app.command("import")
+def import_(
+    data: Annotated[str, typer.Argument(metavar="DATA", help="JSONL, JSON or Parquet, a folder of them, or a hub data set.")],
+    store: Annotated[str, typer.Option("--store", metavar="DIR", help="The tables, or a run; made where there are none.")],
+    name: Annotated[str, typer.Option("--name", metavar="SOURCE", help="The source's name (default: the file's).")] = "",
+    split: Annotated[str, typer.Option("--split", help="What it is for: train, validation or heldout.")] = "train",
+    data_config: Annotated[str, typer.Option("--data-config", help="A hub data set's configuration.")] = "",
+    data_split: Annotated[str, typer.Option("--data-split", help="A hub data set's or a folder's split.")] = "train",
+    strip: Annotated[str, typer.Option("--strip", metavar="TEXT", help="An instruction to take off the questions.")] = "",
+    max_row_errors: Annotated[int, typer.Option("--max-row-errors", min=0, help="How many broken rows to leave out.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Bring a data set's problems and the solutions that it carries into a table, judged. Goes on where it was stopped."""
+    from headway.report.exchange import import_store
+
+    source = {"data": data, "name": name, "split": split, "data_config": data_config, "data_split": data_split}
+    import_store(source, Path(store), max_row_errors, strip, as_json)
+
+
+@app.command()
+def export(
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The file to write: *.jsonl or *.parquet.")],
+    what: Annotated[str, typer.Option("--what", help="sft, midtrain, dpo, unpaired, prompts, rollouts or problems.")],
+    store: StoreArgument = "",
+    run: RunOption = "",
+    form: Annotated[str, typer.Option("--format", help="trl: TRL's columns alone; jsonl or parquet: all columns.")] = "trl",
+    conversational: Annotated[bool, typer.Option("--conversational", help="Prompts and completions as turns.")] = False,
+    template: Annotated[
+        str, typer.Option("--apply-template", metavar="CHECKPOINT", help="Word prompts by its chat template.")
+    ] = "",
+    instruction: Annotated[
+        str | None, typer.Option("--instruction", metavar="TEXT", help="Follows the question (default: the recipe's).")
+    ] = None,
+    split: Annotated[str, typer.Option("--split", help="One split of prompts, rollouts or problems.")] = "",
+) -> None:
+    """Write what a run selected, or a table holds, as a file in TRL's columns."""
+    from headway.report.exchange import export_store
+
+    export_store(store_folder(store, run), what, form, out, conversational, template, instruction, split)
+
+
 _VERDICTS_OF = "select verifier, outcome, reason, extracted from verdicts where rollout_id = {} order by verifier"
 _ROLLOUTS_OF = """
     select rollouts.id as rollout, sampler, step, index, stop_reason, num_tokens, verifier, outcome, extracted
@@ -272,6 +324,15 @@ def _store_of(run: str) -> Path:
     if not store.is_dir():
         raise RunError(f"{store} is missing: there are no rollouts to read")
     return store
+
+
+def store_folder(store: str, run: str) -> Path:
+    """The tables that STORE (their folder, a run's folder or a run's name) or --run means."""
+    if store and run:
+        raise RunError("give either STORE or --run NAME, not both")
+    if store and (Path(store) / "rollouts" / "_delta_log").is_dir():
+        return Path(store)
+    return _store_of(store or run)
 
 
 def run_folder(run: str) -> Path:

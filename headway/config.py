@@ -40,7 +40,7 @@ class SourceConfig(Section):
     count: int = Field(default=0, ge=0)  # how many to take; 0 = all (a family needs a number)
     seed: int = 0  # of a generated family, and of the draw when `count` is below the size
     base_only: bool = False  # only the base learns from these (elementary facts, say); the four stages never see them
-    solutions: bool = False  # import the worked solutions that the data carries as teacher rollouts
+    solutions: bool = False  # import the solutions that the data carries (worked ones, other models' traces) as teacher rollouts
 
     @property
     def label(self) -> str:

@@ -50,6 +50,27 @@ def write_atomic(path: str | Path, data: bytes | str) -> None:
         _fsync(path.parent)
 
 
+@contextmanager
+def write_file_atomic(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; when the block has written it and ends well, it becomes `path` in one rename.
+
+    For files too large to be held whole. When the block raises, `path` stays as it was; an OSError becomes a RunError.
+    """
+    path = Path(path)
+    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    with refusing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            _fsync(temporary)
+            temporary.replace(path)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+        _fsync(path.parent)
+
+
 def write_json(path: str | Path, value: Any) -> None:
     """`write_atomic` of indented JSON; NaN and infinity are refused (ValueError), because other readers refuse them."""
     write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

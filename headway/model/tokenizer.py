@@ -165,6 +165,19 @@ class Tokenizer:
             result[number] = tuple(ids)
         return result
 
+    def prompt_text(self, messages: Messages) -> str:
+        """The text that `prompt_ids` encodes, for those who tokenize elsewhere. Raises CheckpointError as it does."""
+        return self._render(messages)
+
+    @property
+    def stop_text(self) -> str:
+        """The stop token's own name, as in "<|im_end|>"."""
+        return self._parsing.id_to_token(self.stop_id) or ""
+
+    def names_special(self, text: str) -> bool:
+        """Whether a text holds the name of a special token: it would become the token where others tokenize it."""
+        return self._special.search(text) is not None
+
     def check_fits(self, rows: int) -> None:
         """Raise CheckpointError where a model with `rows` embedding rows lacks some of the vocabulary."""
         if self.size > rows:

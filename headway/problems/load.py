@@ -17,16 +17,17 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from headway.config import SourceConfig
 from headway.errors import DataError
-from headway.problems.columns import COLUMNS, Convention, RowError, read_row, recognise
+from headway.problems.columns import COLUMNS, Convention, Row, RowError, read_row, recognise
 from headway.types import Problem, content_id
 
 LARGEST_ROW = 1_000_000  # bytes of one JSON row: longer ones are damaged files, not problems
+LARGEST_TRACES = 32_000_000  # bytes of one with all its traces
 SUFFIXES = (".jsonl", ".json", ".parquet")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _SPLIT_NAME = re.compile(r"(train|test|validation|valid|val|dev|eval)(?![a-z])")
@@ -41,7 +42,6 @@ def load(source: SourceConfig, *, max_row_errors: int = 0) -> list[Problem]:
     Up to `max_row_errors` broken rows are left out, each with a logged warning; one more raises DataError naming
     file, line and fault. DataError also for a missing or unreadable file, unknown columns, and an empty set.
     """
-    name = source.label
     problems: list[Problem] = []
     num_broken = 0
     for origin, unit, rows in _parts(source):
@@ -51,7 +51,7 @@ def load(source: SourceConfig, *, max_row_errors: int = 0) -> list[Problem]:
                 if isinstance(row, RowError):
                     raise row
                 convention = convention or recognise(row)
-                problems.append(_problem(row, convention, name, source))
+                problems.append(problem_of(read_row(row, convention), convention, source))
             except RowError as error:
                 num_broken += 1
                 message = f"{origin}, {unit} {number}: {error}"
@@ -63,11 +63,13 @@ def load(source: SourceConfig, *, max_row_errors: int = 0) -> list[Problem]:
     return _draw(problems, source.count, source.seed) if source.count else problems
 
 
-def _problem(row: Mapping[str, Any], convention: Convention, name: str, source: SourceConfig) -> Problem:
-    read = read_row(row, convention)
+def problem_of(read: Row, convention: Convention, source: SourceConfig) -> Problem:
+    """The problem that a row says. RowError where the row names another split than the source is read for."""
+    if read.split and read.split != source.split:
+        raise RowError(f"is a problem of the split {read.split!r}, and the source is read as {source.split.value!r}")
     return Problem.make(
-        name,
-        convention.family or name,
+        source.label,
+        read.family or convention.family or source.label,
         read.question,
         read.reference,
         source.split,
@@ -77,23 +79,55 @@ def _problem(row: Mapping[str, Any], convention: Convention, name: str, source: 
     )
 
 
+def numbered_rows(source: SourceConfig, columns: Collection[str] = COLUMNS) -> Iterator[tuple[str, RowOrError]]:
+    """Every row of the source's files in their order, each with its place in words ("set.jsonl, line 7").
+
+    One row, or a few hundred of a Parquet file, is in memory at a time (a JSON array is read whole). Of a Parquet
+    file or a hub data set only `columns` are read. DataError as for `load`.
+    """
+    for origin, unit, rows in _parts(source, columns, LARGEST_TRACES):
+        for number, row in rows:
+            yield f"{origin}, {unit} {number}", row
+
+
+def count_rows(source: SourceConfig) -> int:
+    """About how many rows `numbered_rows` will give, for a progress display; 0 where only reading would tell."""
+    path = Path(source.data).expanduser()
+    return sum(_count(file) for file in _files(path, source)) if path.exists() else 0
+
+
+def _count(path: Path) -> int:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        if path.suffix.lower() == ".parquet":
+            return pyarrow.parquet.ParquetFile(path).metadata.num_rows
+        with path.open("rb") as file:
+            return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
+    except (OSError, pyarrow.ArrowException):
+        return 0  # reading it will say what is wrong
+
+
 def _draw(problems: list[Problem], count: int, seed: int) -> list[Problem]:
     """`count` problems (not rows: the same problem twice counts once) in the order of their keyed hash."""
     distinct = {problem.id: problem for problem in problems}
     return sorted(distinct.values(), key=lambda problem: content_id("draw", seed, problem.id))[:count]
 
 
-def _parts(source: SourceConfig) -> Iterator[tuple[str, str, Iterator[tuple[int, RowOrError]]]]:
+def _parts(
+    source: SourceConfig, columns: Collection[str] = COLUMNS, largest: int = LARGEST_ROW
+) -> Iterator[tuple[str, str, Iterator[tuple[int, RowOrError]]]]:
     """(origin, what a row is called, numbered rows) of each file, or of the hub data set."""
     path = Path(source.data).expanduser()
     if path.exists():
         for file in _files(path, source):
             if file.suffix.lower() == ".parquet":
-                yield str(file), "row", _parquet_rows(file)
+                yield str(file), "row", _parquet_rows(file, columns)
             else:
-                yield str(file), "line", _json_rows(file)
+                yield str(file), "line", _json_rows(file, largest)
     elif _HUB_NAME.fullmatch(source.data) and path.suffix.lower() not in SUFFIXES:
-        yield f"hub data set {source.data} ({source.data_split})", "row", _hub_rows(source)
+        yield f"hub data set {source.data} ({source.data_split})", "row", _hub_rows(source, columns)
     else:
         raise DataError(f"no problem file at {source.data}")
 
@@ -119,20 +153,20 @@ def _files(path: Path, source: SourceConfig) -> list[Path]:
     return chosen
 
 
-def _json_rows(path: Path) -> Iterator[tuple[int, RowOrError]]:
+def _json_rows(path: Path, largest: int) -> Iterator[tuple[int, RowOrError]]:
     """Numbered rows of a JSONL file, or of a file that is one JSON array."""
     try:
         with path.open("rb") as file:
             start = file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()
             file.seek(0)
             if start.startswith(b"["):
-                yield from _array_rows(file.read(), path)
+                yield from _array_rows(file.read(), path, largest)
                 return
             number = 0
-            while line := file.readline(LARGEST_ROW + 2):
+            while line := file.readline(largest + 2):
                 number += 1
-                if len(line.rstrip(b"\r\n")) > LARGEST_ROW:
-                    raise DataError(f"{path}, line {number}: longer than {LARGEST_ROW:,} bytes")
+                if len(line.rstrip(b"\r\n")) > largest:
+                    raise DataError(f"{path}, line {number}: longer than {largest:,} bytes")
                 if number == 1:
                     line = line.removeprefix(b"\xef\xbb\xbf")
                 if line.strip():
@@ -155,7 +189,7 @@ def _row_of(line: bytes) -> RowOrError:
     return row if isinstance(row, dict) else RowError(f"should be an object with columns, not {type(row).__name__}")
 
 
-def _array_rows(data: bytes, path: Path) -> Iterator[tuple[int, RowOrError]]:
+def _array_rows(data: bytes, path: Path, largest: int) -> Iterator[tuple[int, RowOrError]]:
     """The objects of a JSON array, each with the line on which it starts. A fault between two rows ends the file."""
     try:
         text = data.decode("utf-8-sig")
@@ -174,9 +208,9 @@ def _array_rows(data: bytes, path: Path) -> Iterator[tuple[int, RowOrError]]:
         except ValueError as error:
             line = getattr(error, "lineno", line)
             raise DataError(f"{path}, line {line}: not JSON ({getattr(error, 'msg', error)})") from None
-        too_long = end - position > LARGEST_ROW
+        too_long = end - position > largest
         if too_long or not isinstance(row, dict):
-            wrong = f"longer than {LARGEST_ROW:,} characters" if too_long else "should be an object with columns"
+            wrong = f"longer than {largest:,} characters" if too_long else "should be an object with columns"
             row = RowError(wrong)
         yield line, row
         comma = space.match(text, end).end()  # type: ignore[union-attr]
@@ -188,8 +222,8 @@ def _array_rows(data: bytes, path: Path) -> Iterator[tuple[int, RowOrError]]:
         position = start
 
 
-def _parquet_rows(path: Path) -> Iterator[tuple[int, RowOrError]]:
-    """Numbered rows of a Parquet file; only the columns that a convention knows are read."""
+def _parquet_rows(path: Path, columns: Collection[str]) -> Iterator[tuple[int, RowOrError]]:
+    """Numbered rows of a Parquet file; of its columns only the wanted ones are read."""
     import pyarrow
     import pyarrow.parquet
 
@@ -197,7 +231,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, RowOrError]]:
         with pyarrow.parquet.ParquetFile(path) as file:
             names = file.schema_arrow.names
             number = 0
-            for batch in file.iter_batches(1024, columns=[name for name in names if name in COLUMNS] or names[:20]):
+            for batch in file.iter_batches(256, columns=[name for name in names if name in columns] or names[:20]):
                 for row in batch.to_pylist():
                     number += 1
                     yield number, row
@@ -205,7 +239,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, RowOrError]]:
         raise DataError(f"cannot read {path} as Parquet: {_one_line(error)}") from None
 
 
-def _hub_rows(source: SourceConfig) -> Iterator[tuple[int, RowOrError]]:
+def _hub_rows(source: SourceConfig, columns: Collection[str]) -> Iterator[tuple[int, RowOrError]]:
     """Numbered rows of a hub data set. Only data is fetched: a set that needs its own code to load is refused."""
     try:
         import datasets  # type: ignore[import-not-found]
@@ -217,7 +251,7 @@ def _hub_rows(source: SourceConfig) -> Iterator[tuple[int, RowOrError]]:
         rows = datasets.load_dataset(source.data, source.data_config or None, split=source.data_split)
     except Exception as error:  # network, name, configuration and split faults come as many unrelated classes
         raise DataError(f"cannot load the hub data set {source.data!r}: {_one_line(error)}") from error
-    known = [name for name in rows.column_names if name in COLUMNS]
+    known = [name for name in rows.column_names if name in columns]
     yield from enumerate(rows.select_columns(known) if known else rows, start=1)
 
 

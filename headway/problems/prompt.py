@@ -19,7 +19,12 @@ def question_text(problem: Problem, instruction: str = "") -> str:
     >>> question_text(Problem.make("sums", "chain_sum", "2 + 2 =", "4", Split.TRAIN), "Box the answer.")
     '2 + 2 =\nBox the answer.'
     """
-    return f"{problem.question}\n{instruction}" if instruction else problem.question
+    return asked(problem.question, instruction)
+
+
+def asked(question: str, instruction: str) -> str:
+    """`question_text` of a bare question."""
+    return f"{question}\n{instruction}" if instruction else question
 
 
 def boxed(answer: str) -> str:

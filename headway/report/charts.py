@@ -2,6 +2,7 @@
 
     staircase(rows)    columns in percent of the width, so its text keeps its size at any width
     curve(series)      320 x 170 units, for a card in a grid; values read out while hovering, by CSS alone
+    bars(bins)         320 x 128 units: a histogram for a card
     funnel(funnel)     one bar: kept, then what was dropped, largest first
 
 Colours come from classes of page.css (light and dark, and safe for colour-blind eyes); shape or text always says the
@@ -223,6 +224,29 @@ def _read_outs(series: Sequence[Series], place, box: tuple[float, float, float, 
             f'<text class="tip" x="{right:g}" y="10" text-anchor="end">{text}</text></g></g>',
         ]
     return "".join(parts)
+
+
+def bars(bins: Sequence[tuple[str, int]], spoken: str) -> str:
+    """A histogram of (label, count): a bar and its count a bin, labels below where they fit. 320 x 128 units, for a card."""
+    left, right, upper, lower = 4.0, 316.0, 18.0, 104.0
+    width = (right - left) / max(1, len(bins))
+    largest = max((count for _, count in bins), default=0) or 1
+    every = math.ceil(len(bins) / 8)  # a label needs about 40 units
+    parts = [f'<svg class="bars" viewBox="0 0 320 128" role="img" aria-label="{escape(spoken)}">']
+    parts.append(f'<line class="grid" x1="{left:g}" x2="{right:g}" y1="{lower:g}" y2="{lower:g}"/>')
+    for number, (label, count) in enumerate(bins):
+        middle = left + (number + 0.5) * width
+        height = max(1.0, (lower - upper) * count / largest) if count else 0.0
+        parts.append(f"<g><title>{escape(label)}: {count:,}</title>")
+        broad = min(width - 2, 56.0)
+        parts.append(f'<rect x="{middle - broad / 2:.1f}" width="{broad:.1f}" y="{lower - height:.1f}" height="{height:.1f}"/>')
+        if count and len(bins) <= 12:
+            parts.append(f'<text class="count" x="{middle:.1f}" y="{lower - height - 4:.1f}" text-anchor="middle">')
+            parts.append(f"{amount(count)}</text>")
+        if number % every == 0:
+            parts.append(f'<text class="tick" x="{middle:.1f}" y="{lower + 15:g}" text-anchor="middle">{escape(label)}</text>')
+        parts.append("</g>")
+    return "".join(parts) + "</svg>"
 
 
 def funnel(selection: Funnel) -> str:

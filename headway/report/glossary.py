@@ -219,11 +219,115 @@ _RL = (
     Entry("all_wrong", "Groups all wrong", "Share of fresh groups without a CORRECT rollout.", "Near 1: too hard."),
 )
 
+_TABLE = (
+    Entry(
+        "num_problems",
+        "Problems",
+        "Rows of the table `problems`, by source, split, family and domain (the metadata's `domain`, `subject` or `topic`). "
+        "Difficulty is lowest, median and highest on the source's own scale.",
+        "A split or a family that is missing, or holds far fewer problems than its file.",
+    ),
+    Entry(
+        "num_rollouts",
+        "Rollouts",
+        "Rows of the table `rollouts`, by sampler and policy; RL's steps are counted together. Correct is the share of judged "
+        "rollouts by their first verdict, those that could not be judged left out.",
+        "A teacher that is hardly ever right, or never wrong: then rollout DPO has nothing to pair.",
+    ),
+    Entry("num_verdicts", "Verdicts", "Rows of the table `verdicts`, by verifier and outcome.", "-"),
+    Entry(
+        "reasons",
+        "Reasons",
+        "Short codes of the first verdicts that are not CORRECT, the most frequent first.",
+        "One reason that dominates: read some of its rollouts with `headway sql` and `headway show`.",
+    ),
+    Entry(
+        "pass_rates",
+        "Pass rate a problem",
+        "Problems by the share of their judged rollouts of one sampler that are CORRECT, in percent; the outer bins are exact.",
+        "All at 0 or at 100: nothing that disagrees, so no pairs and no advantages.",
+    ),
+    Entry(
+        "rollout_lengths",
+        "Length of a rollout",
+        "Characters of the text, and tokens with the stop token where our engine sampled them: quantiles, and a histogram whose "
+        "bins double in width.",
+        "A pile at the longest bin: max_tokens cuts them off.",
+    ),
+    Entry(
+        "no_verdict",
+        "Rollouts without a verdict",
+        "Rollouts that the verifier has not judged.",
+        "Every query leaves them out: `headway verify` judges them.",
+    ),
+    Entry(
+        "unverifiable_rollouts",
+        "Rollouts that could not be judged",
+        "Rollouts whose first verdict is UNVERIFIABLE.",
+        "A reference may be broken: ask for their reasons.",
+    ),
+    Entry(
+        "truncated_rollouts",
+        "Truncated rollouts",
+        "Rollouts that reached max_tokens, or that their data set calls incomplete.",
+        "They are never learned from; many of them waste their sampling.",
+    ),
+    Entry(
+        "empty_texts",
+        "Empty rollouts",
+        "Rollouts without a character of text.",
+        "The model ends at once, or an import lost a column.",
+    ),
+    Entry(
+        "duplicate_texts",
+        "Duplicate texts",
+        "Rollouts whose text another rollout of the same problem has already.",
+        "The queries keep one of each; many of them say that a sampler lacks variety.",
+    ),
+    Entry(
+        "on_heldout_problems",
+        "Training rollouts of held-out problems",
+        "Rollouts of a sampler that stages learn from, on problems of the split `heldout`.",
+        "No stage learns from them, but someone paid for them; was a split mixed up?",
+    ),
+    Entry(
+        "without_problem",
+        "Rollouts without their problem",
+        "Rollouts whose problem the table does not hold.",
+        "They are in no query: add their problems.",
+    ),
+    Entry(
+        "without_rollout",
+        "Verdicts without their rollout",
+        "Verdicts whose rollout the table does not hold.",
+        "They count nowhere but among the verdicts.",
+    ),
+    Entry(
+        "unsolved_problems",
+        "Problems nobody solved",
+        "Problems with judged rollouts, none of them CORRECT by any sampler.",
+        "Too hard, or a wrong reference; pairing and RL cannot use them.",
+    ),
+    Entry(
+        "disagreeing_problems",
+        "Problems whose rollouts disagree",
+        "Problems with a CORRECT judged rollout and one that is not.",
+        "These give pairs to rollout DPO and advantages to RL.",
+    ),
+    Entry(
+        "unsampled_problems",
+        "Problems without a rollout",
+        "Problems that no sampler has tried.",
+        "Nothing is known of how hard they are.",
+    ),
+)
+
 SECTIONS = (
     ("Evaluation", _EVALUATION),
     ("Training", _TRAINING),
     ("Rollout DPO", _DPO),
     ("Reinforcement learning", _RL),
+    ("The table of rollouts", _TABLE),
 )
 ENTRIES: dict[str, Entry] = {entry.name: entry for _, entries in SECTIONS for entry in entries}
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import html
 import math
 import re
+from collections.abc import Sequence
 
 # C0 and C1 controls without tab and newline, lone surrogates, and what turns the direction of the text around it.
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]")
@@ -110,3 +111,10 @@ def size(num_bytes: float | None) -> str:
 def listed(names: list[str]) -> str:
     """Names as people list them: "a", "a and b", "a, b and c"."""
     return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]])) if names else ""
+
+
+def table(kind: str, heads: Sequence[str], body: Sequence[tuple[str, list[str]]]) -> str:
+    """A table for the page whose rows start with a name, which is escaped; `heads` and cells (`<td>...</td>`) are HTML."""
+    top = "".join(f'<th scope="col">{head}</th>' for head in heads)
+    rows = "".join(f'<tr><th scope="row">{escape(name)}</th>{"".join(cells)}</tr>' for name, cells in body)
+    return f'<div class="wide"><table class="{kind}"><thead><tr>{top}</tr></thead><tbody>{rows}</tbody></table></div>'

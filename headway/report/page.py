@@ -1,6 +1,6 @@
 """One run as one self-contained page: `report.html` beside results.json, which opens from disk without a network.
 
-    read_run, curves, funnels, readings --> sections of HTML text --> report.html (temporary file, then rename)
+    read_run, curves, funnels, holdings, readings --> sections of HTML text --> report.html (temporary file, then rename)
 
 No script, no font, no picture from elsewhere: a Content-Security-Policy forbids them, and everything that came from a
 data set or a model is escaped. The same folder gives the same bytes. The page claims no more than the tests do.
@@ -18,7 +18,10 @@ from pathlib import Path
 from headway.durable import read_json, write_atomic
 from headway.report import charts
 from headway.report.curves import curve_cards, glossary_list
-from headway.report.markup import amount, duration, escape, listed, p_value, percent, points, size
+from headway.report.holdings import holdings
+from headway.report.holdings_page import holdings_body, holdings_intro, holdings_words
+from headway.report.markup import amount, duration, escape, listed, p_value, percent, points, size, table
+from headway.report.readings import open_store
 from headway.report.rollouts import rollout_section
 from headway.report.tables import ALPHA, RunResults, StageRow, curves, funnels, read_run, readings, reports
 from headway.types import Funnel
@@ -28,6 +31,7 @@ _SECTIONS = (
     ("staircase", "Staircase"),
     ("curves", "Curves"),
     ("funnels", "Funnels"),
+    ("holdings", "What the table holds"),
     ("rollouts", "Rollouts to read"),
     ("run", "Recipe and environment"),
     ("words", "What the numbers mean"),
@@ -46,15 +50,18 @@ def page(run_dir: str | Path) -> str:
     run = read_run(run_dir)
     drawn = curves(run_dir)
     stages = [row.stage for row in run.stages]
-    shown = readings(run_dir, stages) if (Path(run_dir) / "store").is_dir() else []
+    has_store = (Path(run_dir) / "store").is_dir()
+    shown = readings(run_dir, stages) if has_store else []
+    held = holdings(open_store(run_dir)) if has_store else None
     sieves = _funnels(funnels(run_dir), reports(run_dir))
     sections = [
         _staircase_section(run),
         _section("curves", "Each optimizer step of each stage. Hover to read a value.", curve_cards(drawn)),
         _section("funnels", "Every row that a selection looked at is in exactly one bin.", sieves),
+        _section("holdings", holdings_intro(held), holdings_body(held)),
         rollout_section(shown, stages),
         _section("run", "", _run_details(Path(run_dir))),
-        _section("words", "", glossary_list({curve.name for curve in drawn})),
+        _section("words", "", glossary_list({curve.name for curve in drawn} | holdings_words(held))),
     ]
     style = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
     return (
@@ -154,7 +161,7 @@ def _stage_table(rows: Sequence[StageRow]) -> str:
         cells += [amount(row.mean_tokens)] if "mean length" in heads else []
         cells += [amount(row.train_tokens), duration(row.wall_s)]
         body.append((row.stage, [f"<td>{cell}</td>" for cell in cells]))
-    return _table("stages", heads, body)
+    return table("stages", heads, body)
 
 
 def _family_table(rows: Sequence[StageRow]) -> str:
@@ -169,14 +176,7 @@ def _family_table(rows: Sequence[StageRow]) -> str:
             shade = f' class="heat" style="--share:{min(1.0, max(0.0, share)):.3f}"' if share is not None else ""
             cells.append(f"<td{shade}>{percent(share)}</td>")
         body.append((row.stage, cells))
-    return _table("families", ["accuracy by family", *(escape(family) for family in families)], body)
-
-
-def _table(kind: str, heads: Sequence[str], body: Sequence[tuple[str, list[str]]]) -> str:
-    """A table whose rows start with a name to be escaped; `heads` and cells are HTML."""
-    top = "".join(f'<th scope="col">{head}</th>' for head in heads)
-    rows = "".join(f'<tr><th scope="row">{escape(name)}</th>{"".join(cells)}</tr>' for name, cells in body)
-    return f'<div class="wide"><table class="{kind}"><thead><tr>{top}</tr></thead><tbody>{rows}</tbody></table></div>'
+    return table("families", ["accuracy by family", *(escape(family) for family in families)], body)
 
 
 def _interval(row: StageRow) -> str:

@@ -15,6 +15,8 @@ from rich.text import Text
 
 from headway.evaluate.regrade import Regraded, regrade
 from headway.report.compare import compare, render_comparison, render_pooled
+from headway.report.holdings import holdings
+from headway.report.holdings_terminal import render_holdings
 from headway.report.markup import clean
 from headway.report.page import write_page
 from headway.report.progress import Display
@@ -41,6 +43,15 @@ def compare_runs(a: Sequence[Path], b: Sequence[Path], as_json: bool) -> None:
         print(json.dumps(found.record))
     else:
         render_comparison(found, Console())
+
+
+def show_holdings(folder: Path, as_json: bool) -> None:
+    """Print what the tables in `folder` hold."""
+    found = holdings(Store(folder, create=False))
+    if as_json:
+        print(json.dumps(found.record))  # ASCII: control characters are escaped
+    else:
+        render_holdings(found, Console())
 
 
 def verify_run(folder: Path, everything: bool, diff: bool, against: str, sample: int, as_json: bool) -> None:

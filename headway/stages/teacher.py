@@ -1,4 +1,4 @@
-"""Where the first rollouts come from: a scripted teacher, solutions that the data carries, the starting model itself.
+"""Where the first rollouts come from: a scripted teacher, all solutions that the data carries, the starting model itself.
 
 All end up in the one table with verdicts; only the queries decide who learns from them. A real teacher behind a server writes the
 same rows. It does not know which stage will want them.
@@ -9,6 +9,7 @@ from __future__ import annotations
 from headway.config import Recipe
 from headway.problems.worked import SOLVERS, solve_all
 from headway.sample import Plan
+from headway.stages.imports import import_traces
 from headway.stages.workspace import Workspace
 from headway.store.queries import training_problems
 from headway.types import Problem, Rollout, StopReason
@@ -29,12 +30,16 @@ def teach(work: Workspace, verifier: Verifier) -> None:
         if rollouts and not work.store.has_batch("verdicts", batch):
             work.store.add_rollouts(rollouts, batch)
             work.store.add_verdicts(verifier.verdicts([(by_id[r.problem_id], r) for r in rollouts]), batch)
+    traces = 0
+    for source in recipe.problems.sources:
+        if source.solutions and source.data:
+            traces += import_traces(source, by_id, work.store, verifier, work.tell)
     own = recipe.teacher
     if own.own_rollouts and own.own_problems:
         plan = Plan("teacher", 0, f"{recipe.name}/start", 1.0, 1.0, recipe.evaluate.max_tokens)
         work.sample_stored(problems[: own.own_problems], own.own_rollouts, plan, "teacher:own", "teacher")
-    work.tell("teacher", 1, 1, {"rollouts": len(written) + len(imported)})
-    run.finish("teacher", {"scripted": len(written), "imported": len(imported)})
+    work.tell("teacher", 1, 1, {"rollouts": len(written) + len(imported) + traces})
+    run.finish("teacher", {"scripted": len(written), "imported": len(imported) + traces})
 
 
 def _scripted(problems: list[Problem], recipe: Recipe) -> list[Rollout]:

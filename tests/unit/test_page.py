@@ -109,7 +109,7 @@ def harmless(text):
 
 def test_every_section_is_there_and_the_page_is_well_formed(run):
     reader = harmless(page(run))
-    for name in ("headline", "staircase", "curves", "funnels", "rollouts", "run", "words"):
+    for name in ("headline", "staircase", "curves", "funnels", "holdings", "rollouts", "run", "words"):
         assert name in reader.ids
     words = "".join(reader.words)
     for word in (
@@ -118,6 +118,8 @@ def test_every_section_is_there_and_the_page_is_well_formed(run):
         "over k a problem",
         "chosen longer 42.0 %",
         "reference answer",
+        "2,400 rollouts and 2,400 verdicts",
+        "Problems whose rollouts disagree",
         "Resolved recipe",
         "Watch for",
     ):
@@ -185,7 +187,13 @@ def test_the_page_of_a_bare_run_says_what_is_missing(tmp_path):
     values = {"stages": [], "seed": 3, "recipe": "r", "peak_memory_bytes": 0}
     (tmp_path / "results.json").write_text(json.dumps(values))
     words = "".join(harmless(page(tmp_path)).words)
-    for word in ("Nothing has been evaluated yet", "logged no steps", "no selection", "no judged evaluation rollouts"):
+    for word in (
+        "Nothing has been evaluated yet",
+        "logged no steps",
+        "no selection",
+        "no table",
+        "no judged evaluation rollouts",
+    ):
         assert word in words
     (tmp_path / "results.json").unlink()
     with pytest.raises(RunError, match="missing"):
@@ -253,6 +261,12 @@ def test_a_noisy_curve_is_smoothed_without_a_shift():
     assert charts.moving_mean([1.0, 2.0, 3.0, 4.0, 5.0], 3) == pytest.approx([1.5, 2.0, 3.0, 4.0, 4.5])
     assert charts.smoothing([float(i) for i in range(200)]) == 1
     assert charts.smoothing([float(i % 2) for i in range(200)]) == 11
+
+
+def test_a_histogram_is_drawn_to_scale_and_never_by_zero():
+    drawing = charts.bars([("a", 4), ("b", 2), ("c", 0)], "letters")
+    assert re.findall(r' height="([0-9.]+)"', drawing) == ["86.0", "43.0", "0.0"]  # the plot is 86 units high
+    assert "nan" not in charts.bars([], "none") + charts.bars([("a", 0)], "none")
 
 
 def test_a_funnel_is_drawn_to_scale_and_never_by_zero():
