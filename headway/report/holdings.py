@@ -174,7 +174,7 @@ WITH first AS (
 )
 SELECT r.place, hash(r.problem_id) AS problem, r.sampler,
        CASE WHEN starts_with(r.sampler, 'rl') THEN regexp_replace(r.policy, '@[0-9]+$', '') ELSE r.policy END AS policy,
-       length(r.text) AS characters, r.num_tokens AS tokens, hash(r.problem_id, r.text) AS text_key,
+       r.characters, r.num_tokens AS tokens, hash(r.problem_id, r.text_key) AS text_key,
        r.stop_reason = 'length' AS is_truncated, first.said.outcome AS outcome, first.said.reason AS reason
 FROM rollouts r LEFT JOIN first ON first.rollout = hash(r.id)
 """
