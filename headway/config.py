@@ -78,6 +78,27 @@ class ModelConfig(Section):
     max_positions: int = Field(default=1024, ge=16)
 
 
+class EndpointConfig(Section):
+    """A server that speaks OpenAI's chat completions: where it is, how hard it may be asked, and what it may cost."""
+
+    base_url: str = Field(pattern=r"^https?://[^/@]+(/.*)?$")  # up to and with /v1; no name or password in it
+    model: str = Field(min_length=1)
+    api_key_env: str = ""  # the variable that holds the key; "": OPENAI_API_KEY for https servers, none for http ones
+    concurrency: int = Field(default=64, ge=1, le=1024)  # at most this many requests in flight; fewer when the server says so
+    connect_seconds: float = Field(default=10.0, gt=0)
+    read_seconds: float = Field(default=600.0, gt=0)  # of silence
+    total_seconds: float = Field(default=1800.0, gt=0)  # one request from first to last byte, however it trickles
+    max_tries: int = Field(default=6, ge=1)  # of one request
+    max_wait_seconds: float = Field(default=60.0, gt=0)  # between two tries; caps Retry-After, too
+    max_answer_mb: float = Field(default=16.0, gt=0)
+    give_up_after: int = Field(default=20, ge=1)  # requests in a row that failed for good: the server is gone
+    prompt_price: float = Field(default=0.0, ge=0)  # for a million tokens, in any currency
+    completion_price: float = Field(default=0.0, ge=0)
+    max_cost: float = Field(default=0.0, ge=0)  # 0 = no cap
+    max_tokens_total: int = Field(default=0, ge=0)  # prompt and completion tokens; 0 = no cap
+    extra: dict[str, Any] = {}  # more keys of the request's body ({"top_k": 20}, say); one that is null is left out
+
+
 class TeacherConfig(Section):
     """The scripted teacher of the generated families, and its budget. Real teachers have one, too."""
 
