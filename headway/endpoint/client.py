@@ -265,10 +265,8 @@ def _client(config: EndpointConfig, key: str) -> openai.AsyncOpenAI:
     )
     absent = openai.Omit()
     headers: Any = {"Accept-Encoding": "identity", "OpenAI-Organization": absent, "OpenAI-Project": absent}
-    if not key:
-        headers["Authorization"] = absent
     return openai.AsyncOpenAI(
-        api_key=key or "none",
+        api_key=key or "none",  # the library wants one; servers without keys do not look
         admin_api_key="",
         base_url=config.base_url,
         max_retries=0,
