@@ -253,6 +253,23 @@ def sample(
     sample(order, as_json)
 
 
+@app.command()
+def serve(
+    checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="A Hugging Face folder or a hub name.")],
+    host: Annotated[str, typer.Option("--host", help="The address; another than this machine's own needs a key.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65_535, help="0: a free one.")] = 8000,
+    name: Annotated[str, typer.Option("--name", help="What requests call the model; default: the folder's name.")] = "",
+    key_env: Annotated[str, typer.Option("--api-key-env", help="The variable that holds the key that requests carry.")] = "",
+    is_open: Annotated[bool, typer.Option("--open", help="Let others in without a key.")] = False,
+    slots: Annotated[int, typer.Option("--slots", min=1, max=1024, help="Samples that run at once.")] = 32,
+    queue: Annotated[int, typer.Option("--queue", min=1, help="Requests at work or waiting; more are told to come back.")] = 256,
+) -> None:
+    """Serve a checkpoint behind OpenAI's interface, on this machine."""
+    from headway.serve.run import serve
+
+    serve(checkpoint, host, port, name, key_env, is_open, slots, queue, lambda note: print(note, file=sys.stderr, flush=True))
+
+
 _VERDICTS_OF = "select verifier, outcome, reason, extracted from verdicts where rollout_id = {} order by verifier"
 _ROLLOUTS_OF = """
     select rollouts.id as rollout, sampler, step, index, stop_reason, num_tokens, verifier, outcome, extracted
