@@ -32,11 +32,13 @@ from headway.errors import ConfigError, EndpointError
 
 _MOST_ERROR = 65_536  # bytes of an error's body that are looked at
 _DEFAULT_KEY = "OPENAI_API_KEY"
+_CONNECT_SECONDS = 10.0
+_GIVE_UP_AFTER = 20  # requests in a row that failed for good: the server is gone
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One request: a key of the caller's, the conversation, and keys of the body such as temperature and seed."""
+    """One request: a key of the caller's, the conversation, and keys of the body (a seed, or what differs from the config's)."""
 
     key: str
     messages: list[dict[str, str]]
@@ -54,13 +56,10 @@ class _Refused(openai.OpenAIError):
 class Endpoint:
     """A server under one budget. An async context manager, for one event loop.
 
-    `meter` begins with what was spent before. `faults` counts failed tries by kind. ConfigError where the key is missing,
-    or a cap on the cost has no prices.
+    `meter` begins with what was spent before. `faults` counts failed tries by kind. ConfigError where the key is missing.
     """
 
     def __init__(self, config: EndpointConfig, meter: Meter | None = None):
-        if config.max_cost and not (config.prompt_price or config.completion_price):
-            raise ConfigError("max_cost needs prompt_price or completion_price: without them every request is free")
         self.config = config
         self.meter = meter or Meter(config)
         self.pace = Pace(config.concurrency)
@@ -171,7 +170,9 @@ class Endpoint:
         """The response's body, or that it is too large or broke off."""
         most = int(self.config.max_answer_mb * 2**20)
         create = self._client.chat.completions.with_streaming_response.create
-        body: dict[str, Any] = {key: value for key, value in {**ask.settings, **self.config.extra}.items() if value is not None}
+        own = {"temperature": self.config.temperature, "top_p": self.config.top_p, "max_tokens": self.config.max_tokens}
+        wanted: dict[str, Any] = {**own, **ask.settings, **self.config.extra}
+        body = {key: value for key, value in wanted.items() if value is not None}
         async with create(model=self.config.model, messages=ask.messages, extra_body=body) as response:  # type: ignore[arg-type]
             whole = bytearray()
             try:
@@ -204,7 +205,7 @@ class Endpoint:
     async def _note_failure(self, fault: Fault) -> None:
         """Too many requests in a row that failed for good: the server is gone, or all of them are wrong."""
         self._failed_in_a_row += 1
-        if self._failed_in_a_row >= self.config.give_up_after and not self.stopped:
+        if self._failed_in_a_row >= _GIVE_UP_AFTER and not self.stopped:
             last = f"{fault.kind}: {fault.said}" if fault.said else fault.kind
             self._fatal = f"{self.config.base_url}: {self._failed_in_a_row} requests in a row failed (the last: {last})"
             await self.stop(self._fatal)
@@ -215,11 +216,14 @@ class Endpoint:
 
 
 def api_key(config: EndpointConfig) -> str:
-    """The key from the environment, "" where none is sent. ConfigError names the variable that should hold it.
+    """The key from the environment, "" where none is sent. ConfigError names the variable that should hold it, and for a cap on
+    the cost without prices.
 
     OPENAI_API_KEY goes to https servers only, so that it is not sent in the clear or to whatever listens on this machine; a key
     in a variable that is named goes where the user says. https on this machine needs none.
     """
+    if config.max_cost and not (config.prompt_price or config.completion_price):
+        raise ConfigError("max_cost needs prompt_price or completion_price: without them every request is free")
     parts = urlsplit(config.base_url)
     if not config.api_key_env and (parts.scheme == "http"):
         return ""
@@ -242,7 +246,7 @@ def is_loopback(host: str) -> bool:
 
 def _client(config: EndpointConfig, key: str) -> openai.AsyncOpenAI:
     """The library's client without its retries, without redirects and without the accounts that the environment names."""
-    wait = openai.Timeout(config.read_seconds, connect=config.connect_seconds, pool=None)
+    wait = openai.Timeout(config.read_seconds, connect=_CONNECT_SECONDS, pool=None)
     host = urlsplit(config.base_url).hostname or ""
 
     async def refuse(response: Any) -> None:

@@ -100,24 +100,18 @@ def _tell(found: Sampled, out: Path, say: Any, as_json: bool) -> None:
 
 def _teacher(order: Order, instruction: str, verifier: Verifier, say: Any) -> Teacher:
     if order.server:
-        config = endpoint_config(order.server)
-        return ServerTeacher(config, _settings(order, config.model, instruction, config.extra), say)
+        sampling = {"temperature": order.temperature, "top_p": order.top_p, "max_tokens": order.max_tokens}
+        return ServerTeacher(endpoint_config({**sampling, **order.server}), order.seed, instruction, order.system, say)
     if order.system:
         raise ConfigError("--system is for servers: a checkpoint is asked as the student will be")
     if order.seed < 0:
         raise ConfigError(f"--seed {order.seed}: a checkpoint's noise needs a seed from 0 on")
     from headway.report.local_teacher import load_teacher
 
-    return load_teacher(order.checkpoint, _settings(order, order.checkpoint, instruction, {}), verifier)
-
-
-def _settings(order: Order, model: str, instruction: str, extra: Mapping[str, Any]) -> Settings:
     if order.temperature < 0 or not 0 < order.top_p <= 1:
         raise ConfigError("--temperature is 0 or more, and --top-p above 0 and at most 1")
-    more = json.dumps(extra, sort_keys=True)
-    return Settings(
-        model, order.temperature, order.top_p, order.max_tokens, order.seed, instruction, order.system, more
-    )  # fmt: skip
+    settings = Settings(order.checkpoint, order.temperature, order.top_p, order.max_tokens, order.seed, instruction)
+    return load_teacher(order.checkpoint, settings, verifier)
 
 
 def server_settings(base_url: str, model: str, max_cost: float, pairs: Sequence[str]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import Any
 
 from headway.config import EndpointConfig
 from headway.endpoint.answer import Answer
-from headway.endpoint.client import Ask, Endpoint
+from headway.endpoint.client import Ask, Endpoint, api_key
 from headway.endpoint.meter import Meter
 from headway.problems.prompt import messages
 from headway.teacher.book import SAMPLER, Book, key_of
@@ -29,11 +29,15 @@ _STOP_REASONS = {"stop": StopReason.STOP, "length": StopReason.LENGTH}
 
 
 class ServerTeacher:
-    """A model of a server, at these settings. `say` gets what the user should know on the way."""
+    """A model of a server. `seed` < 0 sends none; `say` gets what the user should know on the way. ConfigError: no key."""
 
-    def __init__(self, config: EndpointConfig, settings: Settings, say: Callable[[str], None]):
-        self.config, self.settings, self._say = config, settings, say
-        Endpoint(config)  # a missing key is told before anything else is done
+    def __init__(self, config: EndpointConfig, seed: int, instruction: str, system: str, say: Callable[[str], None]):
+        self.config, self._say = config, say
+        extra = json.dumps(config.extra, sort_keys=True)
+        self.settings = Settings(
+            config.model, config.temperature, config.top_p, config.max_tokens, seed, instruction, system, extra
+        )  # fmt: skip
+        api_key(config)  # told before anything else is done
 
     def answer(self, requests: Sequence[tuple[Problem, int]], policy: str, book: Book, show: Show) -> str:
         """Ask for every request, many at once. KeyboardInterrupt after Ctrl-C, EndpointError where the server refuses us."""
@@ -62,9 +66,7 @@ class ServerTeacher:
     def _ask(self, problem: Problem, index: int) -> Ask:
         own = self.settings
         system = [{"role": "system", "content": own.system}] if own.system else []
-        body: dict[str, Any] = {"temperature": own.temperature, "top_p": own.top_p, "max_tokens": own.max_tokens}
-        if own.seed >= 0:
-            body["seed"] = request_seed(own.seed, problem.id, index)
+        body = {"seed": request_seed(own.seed, problem.id, index)} if own.seed >= 0 else {}
         return Ask(key_of(problem.id, index), system + messages(problem, own.instruction), body)
 
     def _finished(self, problem_id: str, index: int, policy: str, answer: Answer) -> Finished:
@@ -74,7 +76,7 @@ class ServerTeacher:
             is_ours = answer.said and answer.reason.startswith("http 4")  # what the user can put right is worth its words
             reason = f"{answer.reason} ({answer.said})" if is_ours else answer.reason
             return Finished(key, "rejected" if answer.state == "rejected" else "failed", reason, None, None, *counts)
-        sent = {"temperature": self.settings.temperature, "top_p": self.settings.top_p} | json.loads(self.settings.extra)
+        sent: dict[str, Any] = {"temperature": self.config.temperature, "top_p": self.config.top_p} | self.config.extra
         rollout = Rollout.make(
             problem_id,
             SAMPLER,

@@ -12,12 +12,14 @@ from pathlib import Path
 import pytest
 from flaky_server import FlakyServer, good, text_for
 from tiny_sampler import parities, policy, sampler, tokenizer
+from tiny_workspace import workspace
 
 from headway import cli
 from headway.config import EndpointConfig
 from headway.endpoint.answer import Answer
 from headway.errors import ConfigError, EndpointError, RunError, StoreError
 from headway.model.checkpoint import save_decoder
+from headway.stages.teacher import teach
 from headway.store.store import Store
 from headway.teacher import book as book_module
 from headway.teacher.book import folder_name
@@ -28,17 +30,16 @@ from headway.teacher.server import ServerTeacher, request_seed, text_of
 from headway.types import Outcome, Rollout, StopReason, Verdict
 from headway.verify.judge import Verifier
 
-SETTINGS = Settings("m", 0.6, 0.95, 64, 0, "")
 PROBLEMS = parities(6)
 
 
 def sampled(
-    root: Path, server: FlakyServer, rollouts: int = 2, problems=PROBLEMS, policy="", settings=SETTINGS, **more
+    root: Path, server: FlakyServer, rollouts: int = 2, problems=PROBLEMS, policy="", model="m", temperature=0.6, **more
 ) -> Sampled:
     """One call against a server."""
-    quick = {"max_wait_seconds": 0.02, "max_tries": 3, "total_seconds": 1.0} | more
-    config = EndpointConfig(base_url=server.url, model=settings.model, **quick)
-    teacher = ServerTeacher(config, settings, lambda note: None)
+    quick = {"max_wait_seconds": 0.02, "max_tries": 3, "total_seconds": 1.0, "max_tokens": 64} | more
+    config = EndpointConfig(base_url=server.url, model=model, temperature=temperature, **quick)
+    teacher = ServerTeacher(config, 0, "", "", lambda note: None)
     with Verifier() as verifier:
         store = Store(root / "store")
         return sample_teacher(teacher, problems, rollouts, policy, store, root / "teacher", verifier, lambda *_: None)
@@ -102,14 +103,12 @@ def test_failed_requests_are_asked_by_the_next_call_and_rejected_ones_are_not(tm
 
 
 def test_other_settings_under_the_same_name_are_refused(tmp_path):
-    hot = Settings("m", 1.0, 0.95, 64, 0, "")
     with FlakyServer() as server:
         sampled(tmp_path, server)
         with pytest.raises(ConfigError, match=r"with temperature = 0\.6; now it is 1\.0: give it another name with --policy"):
-            sampled(tmp_path, server, settings=hot)
-        assert sampled(tmp_path, server, settings=hot, policy="m hot/1").funnel.kept == 12
-        other = Settings("m2", 0.6, 0.95, 64, 0, "")
-        assert sampled(tmp_path, server, settings=other).funnel.kept == 12
+            sampled(tmp_path, server, temperature=1.0)
+        assert sampled(tmp_path, server, temperature=1.0, policy="m hot/1").funnel.kept == 12
+        assert sampled(tmp_path, server, model="m2").funnel.kept == 12
     assert Counter(name for _, _, name in table(tmp_path)) == {"m": 12, "m hot/1": 12, "m2": 12}
 
 
@@ -247,6 +246,49 @@ def test_a_local_checkpoint_goes_the_same_way(tmp_path):
         assert len(rollout.token_ids) == len(rollout.logprobs) == rollout.num_tokens > 0
 
 
+def test_a_recipe_can_name_the_server(tmp_path):
+    def taught(server: FlakyServer, **more) -> dict:
+        asked = {"base_url": server.url, "model": "m", "max_tokens": 64} | more
+        with workspace(tmp_path, 6, teacher={"problems": 5, "rollouts": 3, "server": asked}) as work, Verifier() as verifier:
+            teach(work, verifier)
+            return work.run.record("teacher")["server"]
+
+    with FlakyServer() as server:
+        with pytest.raises(RunError, match=r"max_tokens_total = 500 is reached.*a higher cap goes on"):
+            taught(server, max_tokens_total=500, concurrency=1)
+        before = len(server.requests)
+        assert 1 < before < 6
+        record = taught(server)  # the cap is no part of the recipe's identity
+        assert (record["requested"], record["kept"], len(server.requests)) == (15, 15, 15)
+        assert taught(server) == record
+        assert len(server.requests) == 15
+        with pytest.raises(RunError, match=r"teacher\.server\.model"):
+            taught(server, model="m2")
+    found = table(tmp_path / "tiny")
+    assert len(found) == 15
+    assert {rollout.sampler for rollout in found.values()} == {"teacher"}
+    assert len({problem_id for problem_id, _, _ in found}) == 5
+    free = {"server": {"base_url": "http://127.0.0.1:9", "model": "m"}}
+    with workspace(tmp_path / "b", teacher=free) as work, Verifier() as verifier, pytest.raises(ConfigError, match="a budget"):
+        teach(work, verifier)
+
+
+def test_the_key_is_in_no_file_and_no_output(tmp_path, monkeypatch, capsys):
+    write_problems(tmp_path / "p.jsonl", 3)
+    monkeypatch.setenv("TEACHER_KEY", "sk-CANARY")
+    echo = (400, {}, b'{"error": {"message": "no: sk-CANARY"}}')
+    with FlakyServer(script=[echo, None, (401, {}, b'{"error": {"message": "bad key sk-CANARY"}}')]) as server:
+        where = ["--data", str(tmp_path / "p.jsonl"), "--out", str(tmp_path / "out"), "--base-url", server.url, "--model", "m"]
+        code, output, errors = run_here(capsys, "sample", *where, "--set", "api_key_env=TEACHER_KEY", "--set", "concurrency=1")
+        assert (code, server.requests[0]["headers"]["authorization"]) == (2, "Bearer sk-CANARY")
+    assert "bad key ***" in errors
+    assert "no: ***" in output
+    assert "CANARY" not in output + errors
+    files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert len(files) > 5
+    assert [path for path in files if b"CANARY" in path.read_bytes()] == []
+
+
 def write_problems(path: Path, count: int) -> None:
     path.write_text("".join(json.dumps({"question": f"Is {i} odd?", "answer": str(i % 2)}) + "\n" for i in range(count)))
 
@@ -257,7 +299,19 @@ def test_killed_again_and_again_each_rollout_is_in_the_table_once(tmp_path):
     faults = ["429", "429 retry-after", "500", "drop", "drop mid-body", "not json", "no choices", "trickle"]
     with FlakyServer(0.3, faults, seed=1) as server:
         where = ["--data", str(tmp_path / "problems.jsonl"), "--out", str(tmp_path / "out"), "--base-url", server.url]
-        more = ["--set", "max_tries=8", "--set", "max_wait_seconds=0.1", "--model", "flaky", "--instruction", "", "--json"]
+        more = [
+            "--set",
+            "max_tries=8",
+            "--set",
+            "max_wait_seconds=0.1",
+            "--set",
+            "concurrency=8",
+            "--model",
+            "flaky",
+            "--instruction",
+            "",
+            "--json",
+        ]
         words = [sys.executable, "-m", "headway", "sample", *where, *more]
         for goal in (15, 60, 140):
             process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -270,7 +324,7 @@ def test_killed_again_and_again_each_rollout_is_in_the_table_once(tmp_path):
         assert done.returncode == 0, done.stderr
         record = json.loads(done.stdout)
         assert (record["requested"], record["kept"]) == (160, 160)
-        assert server.answered.total() <= 160 + 3 * server.most_in_flight  # what was in flight at a kill is asked again
+        assert server.answered.total() <= 160 + 3 * 2 * 8  # asked again: what was in flight at a kill, or not written down yet
     problems = {problem.id: problem for problem in Store(tmp_path / "out" / "store").problems()}
     found = table(tmp_path / "out")
     assert len(found) == 160
