@@ -88,7 +88,8 @@ class EndpointConfig(Section):
     max_tokens: int = Field(default=32_768, ge=1)  # of one answer
     api_key_env: str = ""  # the variable that holds the key; "": OPENAI_API_KEY for https servers, none for http ones
     concurrency: int = Field(default=64, ge=1, le=1024)  # at most this many requests in flight; fewer when the server says so
-    read_seconds: float = Field(default=600.0, gt=0)  # of silence
+    stream: bool = False  # answers come token by token: for servers or gateways that cut silent connections
+    read_seconds: float = Field(default=600.0, gt=0)  # of silence; without `stream` the whole answer is one
     total_seconds: float = Field(default=1800.0, gt=0)  # one request from first to last byte, however it trickles
     max_tries: int = Field(default=6, ge=1)  # of one request
     max_wait_seconds: float = Field(default=60.0, gt=0)  # between two tries; caps Retry-After, too

@@ -7,6 +7,8 @@
     tool calls
     anything else              a fault (`faults`): the next try may be good
 
+A stream is first joined to the body that it would have been in one piece.
+
 It does not know how the body came here, nor what the text is for.
 """
 
@@ -80,6 +82,36 @@ def read(body: bytes, num_prompt_characters: int) -> Answer | Fault:
     if not _is_unicode(answer.text + answer.reasoning):
         answer = Answer("rejected", reason="not Unicode")
     return _counted(answer, value, (text or "") + (thought or ""), num_prompt_characters)
+
+
+def joined(body: bytes) -> bytes:
+    """The events of a stream as the body that would have come in one piece; a body that is no stream as it is.
+
+    A stream that broke off has no finish_reason, which `read` takes for what it is.
+    """
+    if not body.lstrip().startswith((b"data:", b":", b"event:")):
+        return body
+    told: dict[str, list[str]] = {"content": [], "reasoning_content": [], "refusal": []}
+    finish: Any = None
+    usage: Any = None
+    for event in body.splitlines():
+        if not event.startswith(b"data:") or event[5:].strip() == b"[DONE]":
+            continue
+        try:
+            value = json.loads(event[5:])
+            usage = value.get("usage") or usage
+            if "error" in value:
+                return json.dumps({"error": value["error"]}).encode()
+            for choice in value.get("choices", [])[:1]:
+                delta = choice.get("delta") or {}
+                finish = choice.get("finish_reason") or finish
+                delta["reasoning_content"] = delta.get("reasoning_content") or delta.get("reasoning")
+                for key in told:
+                    told[key] += [delta[key]] if delta.get(key) else []
+        except (ValueError, AttributeError, TypeError, RecursionError):
+            return b"a stream with an event that is none"
+    message = {key: "".join(parts) for key, parts in told.items()}
+    return json.dumps({"choices": [{"message": message, "finish_reason": finish}], "usage": usage}).encode()
 
 
 def _counted(answer: Answer, value: Mapping[str, Any], text: str, num_prompt_characters: int) -> Answer:

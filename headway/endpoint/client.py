@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 import openai
 
 from headway.config import EndpointConfig
-from headway.endpoint.answer import Answer, read
+from headway.endpoint.answer import Answer, joined, read
 from headway.endpoint.faults import Fault, backoff, connection, line, refusal, timeout
 from headway.endpoint.meter import Meter
 from headway.endpoint.pace import Pace
@@ -164,14 +164,15 @@ class Endpoint:
             return timeout("the server was silent")
         except openai.APIConnectionError as error:
             return connection(error.__cause__ or error)
-        return body if isinstance(body, Fault) else read(body, length)
+        return body if isinstance(body, Fault) else read(joined(body), length)
 
     async def _body(self, ask: Ask) -> bytes | Fault:
         """The response's body, or that it is too large or broke off."""
         most = int(self.config.max_answer_mb * 2**20)
         create = self._client.chat.completions.with_streaming_response.create
         own = {"temperature": self.config.temperature, "top_p": self.config.top_p, "max_tokens": self.config.max_tokens}
-        wanted: dict[str, Any] = {**own, **ask.settings, **self.config.extra}
+        streamed = {"stream": True, "stream_options": {"include_usage": True}} if self.config.stream else {}
+        wanted: dict[str, Any] = {**own, **streamed, **ask.settings, **self.config.extra}
         body = {key: value for key, value in wanted.items() if value is not None}
         async with create(model=self.config.model, messages=ask.messages, extra_body=body) as response:  # type: ignore[arg-type]
             whole = bytearray()

@@ -116,7 +116,6 @@ def sample_teacher(
 
         try:
             stopped = teacher.answer(requests, policy, book, show) if requests else ""
-            show({})
         except (HeadwayError, KeyboardInterrupt) as error:
             failure, stopped = error, str(error) or "Ctrl-C"
     book.check_table()

@@ -131,4 +131,5 @@ def text_of(answer: Answer) -> str:
 def _numbers(endpoint: Endpoint) -> dict[str, Any]:
     """What is worth a glance while it runs."""
     told = ", ".join(f"{count} {kind}" for kind, count in endpoint.faults.most_common(4))
-    return {"cost": endpoint.meter.cost, "in_flight": endpoint.pace.in_flight, "faults": told}
+    cost = {"cost": endpoint.meter.cost} if endpoint.meter.cost else {}
+    return {"in_flight": endpoint.pace.in_flight, "faults": told, **cost}

@@ -244,6 +244,34 @@ def test_reading_bodies():
         assert isinstance(read(json.dumps(odd).encode(), 1), Fault)
 
 
+def events(
+    *deltas, finish: str | None = "stop", usage=None, end: bytes = b"data: [DONE]\n\n"
+) -> tuple[int, dict[str, str], bytes]:
+    """A scripted stream."""
+    rows = [{"choices": [{"index": 0, "delta": delta, "finish_reason": None}]} for delta in deltas]
+    rows += [{"choices": [{"index": 0, "delta": {}, "finish_reason": finish}]}, {"choices": [], "usage": usage}]
+    return 200, {}, b": ping\n\n" + b"".join(b"data: " + json.dumps(row).encode() + b"\n\n" for row in rows) + end
+
+
+def test_a_stream_is_joined_to_the_same_answer():
+    usage = {"prompt_tokens": 7, "completion_tokens": 9}
+    whole = events(
+        {"role": "assistant", "content": ""}, {"reasoning_content": "2+"}, {"reasoning": "2"}, {"content": "4\n"}, usage=usage
+    )
+    broken = events({"content": "4"}, finish=None, end=b"")
+    odd = (200, {}, b"data: 3\n\ndata: [DONE]\n\n")
+    failed = (200, {}, b'data: {"error": {"message": "out of memory"}}\n\n')
+    with FlakyServer(script=[broken, odd, whole]) as server:
+        found, endpoint, _ = asked(config(server, stream=True))
+        assert found["p/0"] == Answer("answered", "4\n", "2+2", "stop", 7, 9, tries=3)
+        assert dict(endpoint.faults) == {"malformed": 2}
+        assert server.requests[0]["stream_options"] == {"include_usage": True}
+    with FlakyServer(script=[failed]) as server:
+        found, endpoint, _ = asked(config(server, stream=True))
+        assert dict(endpoint.faults) == {"malformed": 1}
+        assert found["p/0"].text == text_for("How much?", 0)  # a server that does not stream is fine, too
+
+
 def test_retry_after_and_backoff():
     assert retry_after({"retry-after": "7"}) == 7.0
     assert retry_after({"retry-after": "0.5"}) == 0.5

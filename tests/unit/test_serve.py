@@ -1,5 +1,6 @@
 """The server with the real client on a loopback port: what it says is what the engine says, and what it cannot do it refuses."""
 
+import asyncio
 import json
 import socket
 import threading
@@ -12,6 +13,9 @@ import pytest
 import uvicorn
 from tiny_sampler import policy, tokenizer
 
+from headway.config import EndpointConfig
+from headway.endpoint.answer import Answer
+from headway.endpoint.client import Ask, Endpoint
 from headway.engine.engine import Engine
 from headway.engine.sampling import sample_key
 from headway.errors import ConfigError
@@ -126,6 +130,21 @@ def test_a_stream_says_the_same_in_pieces(served):
         assert one == pytest.approx([t.logprob for t in choice.logprobs.content], abs=1e-5)
     assert usage == whole.usage
     assert all(chunk.usage is None for chunk in ask(served, stream=True))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_our_own_client_gets_the_engines_text(served, stream):
+    async def work() -> dict[str, Answer]:
+        config = EndpointConfig(base_url=f"http://127.0.0.1:{served.port}/v1", model="tiny", max_tokens=30, stream=stream)
+        async with Endpoint(config) as endpoint:
+            asks = [Ask(str(seed), ASK, {"seed": seed, "temperature": 1.0, "top_p": 1.0}) for seed in range(8)]
+            return {ask.key: answer async for ask, answer in endpoint.complete(asks)}
+
+    found = asyncio.run(work())
+    for seed in range(8):
+        [direct] = served.direct(seed)
+        assert (found[str(seed)].text, found[str(seed)].finish_reason) == (tokenizer().decode(direct.token_ids), "stop")
+        assert found[str(seed)].completion_tokens == len(direct.token_ids)
 
 
 def test_the_same_seed_gives_the_same_text_whatever_else_is_served(served):
