@@ -16,7 +16,7 @@ import asyncio
 import ipaddress
 import os
 from collections import Counter
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlsplit
@@ -45,6 +45,9 @@ class Ask:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
+Arrived = Callable[[Ask, Answer], None]
+
+
 class _Refused(openai.OpenAIError):
     """A status that is no success, raised before the library reads the body (which may be endless)."""
 
@@ -65,7 +68,8 @@ class Endpoint:
         self.pace = Pace(config.concurrency)
         self.faults: Counter[str] = Counter()
         self.stopped = ""  # why nothing new is sent
-        self._fatal = ""
+        self._fatal = ""  # what the server refuses us with
+        self._broken: Exception | None = None  # a mistake on our side
         self._failed_in_a_row = 0
         self._key = api_key(config)
         self._client = _client(config, self._key)
@@ -81,10 +85,14 @@ class Endpoint:
         self.stopped = self.stopped or why
         await self.pace.stop()
 
-    async def complete(self, asks: Iterable[Ask]) -> AsyncGenerator[tuple[Ask, Answer], None]:
+    async def complete(
+        self, asks: Iterable[Ask], arrived: Arrived = lambda ask, answer: None
+    ) -> AsyncGenerator[tuple[Ask, Answer], None]:
         """Each ask that was sent, with what became of it. Those that a stop came before do not come back.
 
-        Leaving early drops what is in flight. Raises EndpointError at the end where the server refused us altogether.
+        `arrived` gets each at the moment that it is known, before anything is sent in its place: for who must write it down at
+        once. Leaving early drops what is in flight. Raises EndpointError at the end where the server refused us altogether, and
+        what `arrived` raised.
         """
         finished: asyncio.Queue[tuple[Ask, Answer | None]] = asyncio.Queue()
         running: set[asyncio.Task[None]] = set()
@@ -96,7 +104,7 @@ class Endpoint:
                     ask = next(waiting, None)
                     if ask is None:
                         break
-                    task = asyncio.create_task(self._finish(ask, finished))
+                    task = asyncio.create_task(self._finish(ask, arrived, finished))
                     running.add(task)
                     task.add_done_callback(running.discard)
                     under_way += 1
@@ -110,19 +118,21 @@ class Endpoint:
             for task in running:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
+        if self._broken is not None:
+            raise self._broken
         if self._fatal:
             raise EndpointError(self._fatal)
 
-    async def _finish(self, ask: Ask, finished: asyncio.Queue[tuple[Ask, Answer | None]]) -> None:
+    async def _finish(self, ask: Ask, arrived: Arrived, finished: asyncio.Queue[tuple[Ask, Answer | None]]) -> None:
+        answer = None
         try:
-            answer = await self._ask(ask)
+            answer = await self._ask(ask, arrived)
         except Exception as error:  # ours: it must not leave the others waiting for ever
-            self._fatal = f"asking {self.config.base_url} broke: {self._clean(f'{type(error).__name__}: {error}')}"
-            await self.stop(self._fatal)
-            answer = None
+            self._broken = self._broken or error
+            await self.stop(self._clean(f"{type(error).__name__}: {error}"))
         finished.put_nowait((ask, answer))
 
-    async def _ask(self, ask: Ask) -> Answer | None:
+    async def _ask(self, ask: Ask, arrived: Arrived) -> Answer | None:
         """One request to its end; None where it was never sent."""
         fault, tries = Fault("unasked"), 0
         while tries < self.config.max_tries and (ticket := await self.pace.enter()) is not None:
@@ -131,15 +141,16 @@ class Endpoint:
                 await self.stop(cap)
                 break
             tries += 1
-            found = Fault("cancelled")
+            is_slower, pause = False, 0.0
             try:
                 found = await self._send(ask)
+                if isinstance(found, Answer):
+                    answer = self._count(found, tries)
+                    arrived(ask, answer)
+                    return answer
+                is_slower, pause = found.slower, min(found.wait, self.config.max_wait_seconds)
             finally:
-                told = found if isinstance(found, Fault) else Fault("")
-                pause = min(told.wait, self.config.max_wait_seconds)
-                await self.pace.leave(ticket, is_slower=told.slower, pause=pause)
-            if isinstance(found, Answer):
-                return self._count(found, tries)
+                await self.pace.leave(ticket, is_slower=is_slower, pause=pause)
             fault = await self._note(found)
             if not fault.again:
                 break
@@ -148,7 +159,9 @@ class Endpoint:
         if not tries:
             return None
         await self._note_failure(fault)
-        return Answer("failed", tries=tries, reason=fault.kind, said=fault.said)
+        answer = Answer("failed", tries=tries, reason=fault.kind, said=fault.said)
+        arrived(ask, answer)
+        return answer
 
     async def _send(self, ask: Ask) -> Answer | Fault:
         """One try."""

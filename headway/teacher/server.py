@@ -33,6 +33,7 @@ class ServerTeacher:
 
     def __init__(self, config: EndpointConfig, seed: int, instruction: str, system: str, say: Callable[[str], None]):
         self.config, self._say = config, say
+        self._told: set[str] = set()  # kinds of failure whose words the user has seen
         extra = json.dumps(config.extra, sort_keys=True)
         self.settings = Settings(
             config.model, config.temperature, config.top_p, config.max_tokens, seed, instruction, system, extra
@@ -52,12 +53,15 @@ class ServerTeacher:
             if row.is_final:
                 meter.add(row.prompt_tokens, row.completion_tokens, row.cost)
         asks = (self._ask(problem, index) for problem, index in requests)
+
+        def write_down(ask: Ask, answer: Answer) -> None:
+            problem_id, _, index = ask.key.rpartition("/")
+            book.add(self._finished(problem_id, int(index), policy, answer))
+
         async with Endpoint(self.config, meter) as endpoint:
             with self._on_ctrl_c(endpoint) as interrupted:
-                async with aclosing(endpoint.complete(asks)) as finished:
-                    async for ask, answer in finished:
-                        problem_id, _, index = ask.key.rpartition("/")
-                        book.add(self._finished(problem_id, int(index), policy, answer))
+                async with aclosing(endpoint.complete(asks, write_down)) as finished:
+                    async for _ in finished:
                         show(_numbers(endpoint))
             if interrupted:
                 raise KeyboardInterrupt
@@ -73,9 +77,10 @@ class ServerTeacher:
         counts = (answer.prompt_tokens, answer.completion_tokens, answer.cost, answer.tries)
         key = key_of(problem_id, index)
         if answer.state != "answered":
-            is_ours = answer.said and answer.reason.startswith("http 4")  # what the user can put right is worth its words
-            reason = f"{answer.reason} ({answer.said})" if is_ours else answer.reason
-            return Finished(key, "rejected" if answer.state == "rejected" else "failed", reason, None, None, *counts)
+            if answer.said and answer.reason not in self._told:  # the words once: they differ from request to request
+                self._told.add(answer.reason)
+                self._say(f"{answer.reason}: {answer.said}")
+            return Finished(key, "rejected" if answer.state == "rejected" else "failed", answer.reason, None, None, *counts)
         sent: dict[str, Any] = {"temperature": self.config.temperature, "top_p": self.config.top_p} | self.config.extra
         rollout = Rollout.make(
             problem_id,
