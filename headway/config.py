@@ -78,11 +78,35 @@ class ModelConfig(Section):
     max_positions: int = Field(default=1024, ge=16)
 
 
+class EndpointConfig(Section):
+    """A server that speaks OpenAI's chat completions: where it is, how it samples, how hard it may be asked, what it may cost."""
+
+    base_url: str = Field(pattern=r"^https?://[^/@]+(/.*)?$")  # up to and with /v1; no name or password in it
+    model: str = Field(min_length=1)
+    temperature: float = Field(default=0.6, ge=0)  # DeepSeek-R1's advice for itself, with its top_p
+    top_p: float = Field(default=0.95, gt=0, le=1)
+    max_tokens: int = Field(default=32_768, ge=1)  # of one answer
+    api_key_env: str = ""  # the variable that holds the key; "": OPENAI_API_KEY for https servers, none for http ones
+    concurrency: int = Field(default=64, ge=1, le=1024)  # at most this many requests in flight; fewer when the server says so
+    stream: bool = False  # answers come token by token: for servers or gateways that cut silent connections
+    read_seconds: float = Field(default=600.0, gt=0)  # of silence; without `stream` the whole answer is one
+    total_seconds: float = Field(default=1800.0, gt=0)  # one request from first to last byte, however it trickles
+    max_tries: int = Field(default=6, ge=1)  # of one request
+    max_wait_seconds: float = Field(default=60.0, gt=0)  # between two tries; caps Retry-After, too
+    max_answer_mb: float = Field(default=16.0, gt=0)
+    prompt_price: float = Field(default=0.0, ge=0)  # for a million tokens, in any currency
+    completion_price: float = Field(default=0.0, ge=0)
+    max_cost: float = Field(default=0.0, ge=0)  # 0 = no cap
+    max_tokens_total: int = Field(default=0, ge=0)  # prompt and completion tokens; 0 = no cap
+    extra: dict[str, Any] = {}  # more keys of the request's body ({"top_k": 20}, say); one that is null is left out
+
+
 class TeacherConfig(Section):
-    """The scripted teacher of the generated families, and its budget. Real teachers have one, too."""
+    """The teacher and its budget: a server, or the scripted one of the generated families, whose rates these are."""
 
     problems: int = Field(default=0, ge=0)  # how many training problems it works on
     rollouts: int = Field(default=0, ge=0)  # how many solutions of each
+    server: EndpointConfig | None = None  # who works on them; absent: the scripted teacher
     mistake_rate: float = Field(default=0.05, ge=0, le=1)  # chance that a written step is wrong
     catch_rate: float = Field(default=0.5, ge=0, le=1)  # chance that its check finds the mistake and repairs it
     ramble_rate: float = Field(default=0.1, ge=0, le=1)  # chance that a solution repeats itself

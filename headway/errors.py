@@ -6,7 +6,8 @@
     ├── StoreError       the table of rollouts refuses: missing, damaged, or a selection kept nothing
     ├── RunError         a run's folder is in use, or holds another recipe's work
     ├── CheckpointError  weights, tokenizer or training state cannot be loaded, or do not belong together
-    └── EngineError      the sampler cannot serve a request
+    ├── EngineError      the sampler cannot serve a request
+    └── EndpointError    a server that we ask refuses, or cannot be reached
 
 It does not know who prints them: `cli` turns a HeadwayError into one line on standard error and exit code 2.
 """
@@ -38,3 +39,7 @@ class CheckpointError(HeadwayError):
 
 class EngineError(HeadwayError):
     """The sampler was asked for something it cannot do."""
+
+
+class EndpointError(HeadwayError):
+    """A server that we ask refuses us (key, model, address), or does not answer at all."""

@@ -83,7 +83,7 @@ def run_recipe(
         store = Store(run.folder / "store")
         _problems(run, store, verifier, tell)
         work = _workspace(run, store, verifier, tell)
-        heldout = heldout_problems(store, limit=recipe.evaluate.problems, seed=0).rows
+        heldout = list(heldout_problems(store, limit=recipe.evaluate.problems, seed=0).rows)
         for previous, stage in zip((None, *wanted), wanted, strict=False):
             if run.done(stage):
                 continue
@@ -109,7 +109,7 @@ def evaluate_checkpoint(recipe: Recipe, origin: str, checkpoint: str, root: Path
         store = Store(run.folder / "store")
         _problems(run, store, verifier, tell)
         work = _workspace(run, store, verifier, tell)
-        heldout = heldout_problems(store, limit=recipe.evaluate.problems, seed=0).rows
+        heldout = list(heldout_problems(store, limit=recipe.evaluate.problems, seed=0).rows)
         if not run.done(START):
             _stage(work, START, None, heldout)
             _results(run)

@@ -290,4 +290,12 @@ def _show(value: Any) -> str:
 
 
 def _plain(recipe: Recipe) -> dict[str, Any]:
-    return recipe.model_dump(mode="json")
+    """The recipe as JSON. Of a teacher's server only what decides its rollouts: its address, pace and caps may change."""
+    values = recipe.model_dump(mode="json")
+    server = values["teacher"].pop("server")
+    if server is not None:
+        values["teacher"]["server"] = {key: server[key] for key in _OF_A_SERVER}
+    return values
+
+
+_OF_A_SERVER = ("model", "temperature", "top_p", "max_tokens", "extra")

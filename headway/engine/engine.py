@@ -29,7 +29,7 @@ Progress = Callable[[int, int, float], None]  # (samples done, samples in all, n
 
 
 @dataclass(slots=True)
-class _Sequence:
+class InFlight:
     """One sample in flight."""
 
     request: int
@@ -40,6 +40,9 @@ class _Sequence:
     top_p: float
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+
+
+Watch = Callable[[list[InFlight]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +77,8 @@ class Engine:
         self._check(requests)
         longest = max((len(request.prompt_ids) + request.max_tokens for request in requests), default=1)
         slots = self.slots or fitting_slots(self.model.config, longest, _compute_dtype(self.model))
-        run = _Generation(self.model, requests, self._stop, slots)
+        samples = sum(len(request.keys) for request in requests)
+        run = Generation(self.model, requests, self._stop, min(slots, max(1, samples)))
         started = time.monotonic()
         reported = started
         while run.step():
@@ -84,6 +88,13 @@ class Engine:
                 progress(run.finished, run.samples, run.new_tokens / (now - started))
         self.statistics = Statistics(run.prompt_tokens, run.new_tokens, run.steps, time.monotonic() - started)
         return run.completions()
+
+    def session(self, slots: int, watch: Watch) -> Generation:
+        """A generation without requests: `add` them as they come, `step` under `torch.inference_mode`, `collect` what ended.
+
+        The caller checks that a prompt and its max_tokens fit the model's positions.
+        """
+        return Generation(self.model, [], self._stop, slots, watch)
 
     def _check(self, requests: Sequence[Request]) -> None:
         limit = self.model.config.max_positions
@@ -97,26 +108,56 @@ class Engine:
                 )
 
 
-class _Generation:
-    """The state of one `generate` call."""
+class Generation:
+    """Requests on their way through the slots: the state of one `generate` call, or of a `session`, whose requests come and go.
 
-    def __init__(self, model: Decoder, requests: Sequence[Request], stop: frozenset[int], slots: int):
-        self._model, self._requests, self._stop = model, requests, stop
-        self.samples = sum(len(r.keys) for r in requests)
-        self._cache = SlotCache(model.config, min(slots, max(1, self.samples)), _compute_dtype(model), model.device)
-        self._waiting: deque[_Sequence] = deque(
-            _Sequence(r, i, key, request.max_tokens, request.temperature, request.top_p)
-            for r, request in enumerate(requests)
-            for i, key in enumerate(request.keys)
-        )
-        self._active: list[_Sequence] = []
+    `watch` is called with the sequences that have just drawn a token, before those that ended leave.
+    """
+
+    def __init__(self, model: Decoder, requests: Sequence[Request], stop: frozenset[int], slots: int, watch: Watch | None = None):
+        self._model, self._stop, self._watch = model, stop, watch
+        self._requests: dict[int, Request] = {}
+        self.samples = 0
+        self._cache = SlotCache(model.config, slots, _compute_dtype(model), model.device)
+        self._waiting: deque[InFlight] = deque()
+        for number, request in enumerate(requests):
+            self.add(number, request)
+        self._active: list[InFlight] = []
         self._done: dict[tuple[int, int], Completion] = {}
         self._lengths: list[int] = []  # of the active slots, on the host
         self._next = torch.empty(0)
         self.prompt_tokens = self.new_tokens = self.steps = self.finished = 0
 
     def completions(self) -> list[list[Completion]]:
-        return [[self._done[r, i] for i in range(len(q.keys))] for r, q in enumerate(self._requests)]
+        """All samples, once `step` has said that nothing is left."""
+        return [[self._done[r, i] for i in range(len(q.keys))] for r, q in self._requests.items()]
+
+    def add(self, number: int, request: Request) -> None:
+        """Queue a request's samples behind those that wait."""
+        self._requests[number] = request
+        self.samples += len(request.keys)
+        for index, key in enumerate(request.keys):
+            self._waiting.append(InFlight(number, index, key, request.max_tokens, request.temperature, request.top_p))
+
+    def drop(self, number: int, index: int) -> None:
+        """Let a sample end with its next token, as if that were its limit; one that waits never starts."""
+        for sequence in self._active:
+            if (sequence.request, sequence.index) == (number, index):
+                sequence.max_tokens = min(sequence.max_tokens, len(sequence.tokens) + 1)
+        kept = [s for s in self._waiting if (s.request, s.index) != (number, index)]
+        if len(kept) < len(self._waiting):
+            self._waiting = deque(kept)
+            self._done[number, index] = Completion((), (), StopReason.LENGTH)
+
+    def collect(self) -> list[tuple[int, int, Completion]]:
+        """(request, index, completion) of the samples that ended since the last call; of a whole request nothing is kept."""
+        ended = [(r, i, completion) for (r, i), completion in self._done.items()]
+        self._done.clear()
+        return ended
+
+    def forget(self, number: int) -> None:
+        """Let go of a request all of whose samples were collected."""
+        del self._requests[number]
 
     def step(self) -> bool:
         """Admit what fits, decode one token everywhere, retire what ended. False when nothing is left."""
@@ -173,7 +214,7 @@ class _Generation:
         self._draw(hidden.repeat_interleave(copies, 0), batch)
         self.prompt_tokens += len(ids)
 
-    def _draw(self, hidden: Tensor, sequences: list[_Sequence]) -> None:
+    def _draw(self, hidden: Tensor, sequences: list[InFlight]) -> None:
         """Draw one token for each sequence and write it down."""
         keys = np.array([s.key for s in sequences], dtype=np.uint64)
         positions = np.array([len(s.tokens) for s in sequences], dtype=np.int64)
@@ -187,6 +228,8 @@ class _Generation:
             sequence.tokens.append(token)
             sequence.logprobs.append(logprob)
         self.new_tokens += len(sequences)
+        if self._watch is not None:
+            self._watch(sequences)
 
     def _retire(self) -> None:
         """Take out what ended; the last slots move into the gaps."""

@@ -24,6 +24,9 @@ _SHOWN = (  # the numbers worth a glance, in order, and how they are written
     ("pair_accuracy", "pairs {:.0%}"),
     ("mean_tokens", "{:.0f} tokens long"),
     ("tokens_per_s", "{:,.0f} tokens/s"),
+    ("cost", "cost {:.4g}"),
+    ("in_flight", "{} in flight"),
+    ("faults", "tried again: {}"),
 )
 _EVERY = 10.0  # seconds between plain lines
 
@@ -45,7 +48,7 @@ class Display:
         )
         self._stage = ""
         self._task: TaskID | None = None
-        self._kept: dict[str, float] = {}
+        self._kept: dict[str, float | str] = {}
         self._printed = self._started = time.monotonic()
         self._first = 0  # where the stage stood when it was first shown: not 0 when it is resumed
 
@@ -62,8 +65,8 @@ class Display:
         """Show where a stage stands."""
         if stage != self._stage:
             self._begin(stage, done, total)
-        self._kept |= {k: v for k, v in numbers.items() if isinstance(v, int | float)}
-        text = "   ".join(form.format(self._kept[name]) for name, form in _SHOWN if name in self._kept)
+        self._kept |= {k: clean(v) if isinstance(v, str) else v for k, v in numbers.items() if isinstance(v, int | float | str)}
+        text = "   ".join(form.format(self._kept[name]) for name, form in _SHOWN if self._kept.get(name, "") != "")
         if self._console.is_terminal:
             assert self._task is not None
             self._progress.update(self._task, completed=done, total=total, numbers=text)

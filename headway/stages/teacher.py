@@ -1,17 +1,21 @@
-"""Where the first rollouts come from: a scripted teacher, all solutions that the data carries, the starting model itself.
+"""Where the first rollouts come from: a teacher (a server, or scripted), all solutions of the data, the starting model.
 
-All end up in the one table with verdicts; only the queries decide who learns from them. A real teacher behind a server writes the
-same rows. It does not know which stage will want them.
+All end up in the one table with verdicts; only the queries decide who learns from them. It does not know which stage will want
+them.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 from headway.config import Recipe
+from headway.errors import ConfigError, RunError
 from headway.problems.worked import SOLVERS, solve_all
 from headway.sample import Plan
 from headway.stages.imports import import_traces
 from headway.stages.workspace import Workspace
 from headway.store.queries import training_problems
+from headway.teacher.sampling import sample_teacher
 from headway.types import Problem, Rollout, StopReason
 from headway.verify.judge import Verifier
 
@@ -24,7 +28,8 @@ def teach(work: Workspace, verifier: Verifier) -> None:
     elementary = work.base_only()
     problems = [problem for problem in training_problems(work.store).rows if problem.id not in elementary]
     by_id = {problem.id: problem for problem in problems}
-    written = _scripted(problems, recipe)
+    asked = _served(work, verifier, problems) if recipe.teacher.server else {}
+    written = [] if recipe.teacher.server else _scripted(problems, recipe)
     imported = [_import(problem) for problem in problems if problem.solution and problem.source in _importing(recipe)]
     for rollouts, batch in ((written, "teacher"), (imported, "import")):
         if rollouts and not work.store.has_batch("verdicts", batch):
@@ -39,7 +44,31 @@ def teach(work: Workspace, verifier: Verifier) -> None:
         plan = Plan("teacher", 0, f"{recipe.name}/start", 1.0, 1.0, recipe.evaluate.max_tokens)
         work.sample_stored(problems[: own.own_problems], own.own_rollouts, plan, "teacher:own", "teacher")
     work.tell("teacher", 1, 1, {"rollouts": len(written) + len(imported) + traces})
-    run.finish("teacher", {"scripted": len(written), "imported": len(imported) + traces})
+    record = {"scripted": len(written), "imported": len(imported) + traces}
+    run.finish("teacher", record | ({"server": asked} if asked else {}))
+
+
+def _served(work: Workspace, verifier: Verifier, problems: list[Problem]) -> dict[str, Any]:
+    """The server's whole budget, on the first problems: its funnel. Failed requests are left out, and counted there.
+
+    Raises RunError where a cap ended it early: the same command with a higher one goes on.
+    """
+    recipe, own = work.recipe, work.recipe.teacher
+    if own.server is None or not own.problems or not own.rollouts:
+        raise ConfigError("teacher.server needs a budget: teacher.problems and teacher.rollouts above 0")
+    from headway.teacher.server import ServerTeacher  # loads the client, which most runs do not need
+
+    def say(note: str) -> None:
+        work.tell("teacher", 0, 1, {"faults": note})
+
+    teacher = ServerTeacher(own.server, recipe.seed, recipe.problems.instruction, "", say)
+    folder, chosen = work.run.folder / "teacher", problems[: own.problems]
+    found = sample_teacher(teacher, chosen, own.rollouts, "", work.store, folder, verifier, work.tell)
+    if found.failure is not None:
+        raise found.failure
+    if found.stopped:
+        raise RunError(f"the teacher stopped early ({found.stopped}): {found.funnel}; a higher cap goes on from there")
+    return found.record
 
 
 def _scripted(problems: list[Problem], recipe: Recipe) -> list[Rollout]:

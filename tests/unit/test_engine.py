@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from headway.engine.engine import Engine
+from headway.engine.engine import Engine, InFlight
 from headway.engine.sampling import draw, sample_key, uniforms
 from headway.errors import EngineError
 from headway.model.attention import lay_out
@@ -169,3 +169,50 @@ def test_the_longest_possible_request_is_served() -> None:
 def test_an_engine_without_stop_tokens_is_refused() -> None:
     with pytest.raises(EngineError, match="stop token"):
         Engine(model(), [])
+
+
+@pytest.mark.parametrize("slots", [2, 16])
+def test_a_session_takes_requests_as_they_come_and_lets_go_of_them(slots: int) -> None:
+    decoder, requests = model(), random_requests(6)
+    expected = Engine(decoder, STOP).generate(requests)
+    drawn: dict[tuple[int, int], list[int]] = {}
+
+    def watch(sequences: list[InFlight]) -> None:
+        for sequence in sequences:
+            drawn.setdefault((sequence.request, sequence.index), []).append(sequence.tokens[-1])
+
+    session = Engine(decoder, STOP).session(slots, watch)
+    found: dict[tuple[int, int], Completion] = {}
+    coming = list(enumerate(requests))
+    with torch.inference_mode():
+        while session.step() or coming:
+            if coming:  # one more joins after every step
+                session.add(*coming.pop(0))
+            found |= {(number, index): completion for number, index, completion in session.collect()}
+    found |= {(number, index): completion for number, index, completion in session.collect()}
+    for number, completions in enumerate(expected):
+        for index, completion in enumerate(completions):
+            assert_same(found[number, index], completion)
+            assert tuple(drawn[number, index]) == completion.token_ids
+        session.forget(number)
+    assert session.collect() == []
+
+
+def test_a_dropped_sample_ends_soon_and_changes_no_other() -> None:
+    decoder = model()
+    request = Request((5, 6), tuple(sample_key(3, i) for i in range(6)), 60)
+    [expected] = Engine(decoder, [39]).generate([request])
+    assert max(len(completion.token_ids) for completion in expected) > 20
+    session = Engine(decoder, [39]).session(4, lambda sequences: None)  # two of the six wait
+    session.add(0, request)
+    with torch.inference_mode():
+        session.step()
+        session.drop(0, 1)  # it runs
+        session.drop(0, 5)  # it waits
+        session.drop(9, 0)  # there is none
+        while session.step():
+            pass
+    found = {index: completion for _, index, completion in session.collect()}
+    assert (len(found[1].token_ids), found[5].token_ids) == (3, ())  # two of the first step, and one more
+    for index in (0, 2, 3, 4):
+        assert_same(found[index], expected[index])

@@ -1,0 +1,1 @@
+"""A checkpoint behind OpenAI's interface: chat and plain completions from one engine."""
