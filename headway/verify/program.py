@@ -199,7 +199,7 @@ def agrees_as_float(reference: str, answer: str) -> bool:
 
     |answer - reference| <= min(1e-9 |reference|, 1e-3); of a reference 0: <= 1e-12. What is rounded on purpose does not get
     through: 0.33 is not 1/3. A decimal without a fraction (42.0) is a whole number and compared as such: above 2**53, where
-    floats are not exact, only an int is right. References with variables, with percent, or that are no single number, never agree.
+    floats are not exact, only an int is right. References with variables or percent, or that are no single number, never agree.
 
     >>> agrees_as_float("42", "42.00000000000001"), agrees_as_float(r"2\pi", "6.283185307179586"), agrees_as_float("1/3", "0.33")
     (True, True, False)

@@ -113,13 +113,13 @@ def text_of(value: Any, depth: int = 0) -> str | None:
 
 def _decimal(value: float | Decimal) -> str | None:
     """Without an exponent, so that the rules for answers read it as a decimal."""
-    exact = Decimal(repr(value)) if isinstance(value, float) else value
+    exact = value if isinstance(value, Decimal) else Decimal(repr(value))
     if not exact.is_finite():
         return None
     if exact and not -50 < exact.adjusted() < 50:
         return rf"{exact.scaleb(-exact.adjusted())} \times 10^{{{exact.adjusted()}}}"
     text = format(exact, "f")
-    return text + ".0" if isinstance(value, float) and "." not in text else text
+    return text if isinstance(value, Decimal) or "." in text else text + ".0"
 
 
 def line_value(line: str) -> tuple[str, bool]:
