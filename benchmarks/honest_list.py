@@ -4,6 +4,8 @@ The body computes, the expression is the answer. `forms` writes both as the thre
 that prints, one that ends in an expression, one that defines `solution()`. Nothing here holds an expected value: CPython says.
 """
 
+# ruff: noqa: E501  (a program is one literal)
+
 from collections.abc import Iterator
 
 # family -> [(body, expression, [parameters, ...])]; {0}, {1}, ... are replaced

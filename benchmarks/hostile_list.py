@@ -6,6 +6,8 @@ Each reaches for a canary (a file, a folder, a listening socket, a variable of t
 output than it is given. Where a family has routes and targets, each pair is a program.
 """
 
+# ruff: noqa: E501  (a program is one literal)
+
 from collections.abc import Iterator, Mapping
 
 TARGETS = ["@FILE@", "../../../../../../../..@FILE@", "/proc/self/environ"]
@@ -186,8 +188,8 @@ ESCAPES = [
     "compile('import os', 'x', 'exec')",
     "exec(compile('import os', 'x', 'exec'))",
     "exec('().__class__.__base__')",
-    "eval('__import__(\"os\").system(\"sleep 1000\")')",
-    "eval(eval(eval(\"'\\\"1\\\"'\")))",
+    'eval(\'__import__("os").system("sleep 1000")\')',
+    'eval(eval(eval("\'\\"1\\"\'")))',
     "class M(type):\n    def __call__(cls):\n        return open('@FILE@').read()\nclass A(metaclass=M):\n    pass\nA()",
     "class A:\n    def __getattr__(self, n):\n        return open('@FILE@').read()\nA().x",
     "class A:\n    def __class_getitem__(cls, n):\n        return cls.__mro__\nA[1]",
@@ -384,8 +386,8 @@ OUTPUT = [
     "try:\n    while True:\n        print('x' * 1000)\nexcept BaseException:\n    pass\n42",
     "print('\\x1b[2J\\x1b]0;title\\x07' * 100)",
     "print('\\x00' * 1000)",
-    "print('{\"status\": \"ok\", \"value\": \"42\"}')",
-    "print('ready\\nR\\nH 1\\n{\"status\": \"ok\", \"reason\": \"\", \"value\": \"42\"}')",
+    'print(\'{"status": "ok", "value": "42"}\')',
+    'print(\'ready\\nR\\nH 1\\n{"status": "ok", "reason": "", "value": "42"}\')',
     "print('\\u202e' + '42' + '\\u202c' * 1000)",
     "def solution():\n    while True:\n        print('x' * 1000)",
     "print('a' * 3999)\n'b' * 3999 + 'c'",
@@ -424,7 +426,7 @@ SOURCES = [
     "".join(" " * i + f"def f{i}():\n" for i in range(150)) + " " * 150 + "return 1",
     "".join(" " * i + f"class C{i}:\n" for i in range(150)) + " " * 150 + "pass",
     "x = " + "{" * 9_000,
-    "f'" + "{f\"" * 3_000,
+    "f'" + '{f"' * 3_000,
     "f'{" * 4_000,
     "'" * 19_999,
     '"""' + "a" * 19_000,
@@ -522,7 +524,7 @@ OBJECTS = [
     "class E(Exception):\n    def __str__(self):\n        while True:\n            pass\nraise E",
     "class E(Exception):\n    def __str__(self):\n        return 'x' * 10**9\nraise E",
     "raise ValueError('x' * 10**8)",
-    "raise ValueError('\\x00\\n{\"status\": \"ok\"}')",
+    'raise ValueError(\'\\x00\\n{"status": "ok"}\')',
     "e = ValueError()\nfor i in range(10**5):\n    try:\n        raise ValueError from e\n    except ValueError as x:\n        e = x\nraise e",
     "e = ValueError('x')\nraise e from e",
     "raise 42",

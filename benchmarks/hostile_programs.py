@@ -4,9 +4,10 @@ r"""Hostile programs and honest ones through the sandbox, one at a time: does an
 
 Hostile: a folder of canaries (files with a secret, a module, a socket), a listening port and a variable of the environment are
 laid out. After each program: no secret in its result, no file of the folder, of the working folder or of /tmp new, changed or
-read, no connection, no process beside the sandbox's own, its time and the memory of all of them within the limits. Honest: CPython
-(`python -I`, in a process of its own, our own programs only) says what each must come to, in three forms. Beyond: honest ones
-of what the sandbox lacks must be called unsupported. Prints one JSON line a family and a total; exit code 1 on any breach.
+read, no connection, no process beside the sandbox's own, its time and the memory of all of them within the limits. Honest:
+CPython (`python -I`, in a process of its own, our own programs only) says what each must come to, in three forms. Beyond:
+honest ones of what the sandbox lacks must be called unsupported.
+Prints one JSON line a family and a total; exit code 1 on any breach.
 """
 
 import argparse
@@ -24,13 +25,15 @@ import time
 from collections import Counter, defaultdict
 from pathlib import Path
 
-from hostile_list import hostile
 from honest_list import BEYOND, forms, honest
+from hostile_list import hostile
 
 from headway.verify.program import Ran, Sandbox, Status
 from headway.verify.sandbox import MAX_VALUE, text_of
+from headway.verify.workers import Pool
 
 GRACE = 10.0  # seconds beside the wall-clock limit: a worker may have to start on a busy machine
+DYING = 2.0  # seconds that a killed process may take to be gone
 
 
 class Canaries:
@@ -93,14 +96,20 @@ class Canaries:
 
     def breaches(self, text: str) -> list[str]:
         """What a program whose result holds `text` has touched."""
-        found = [f"{path.name} was read" for path in self.folder.glob("canary*.*") if path.is_file() and path.stat().st_atime != 1e9]
+        found = [
+            f"{path.name} was read" for path in self.folder.glob("canary*.*") if path.is_file() and path.stat().st_atime != 1e9
+        ]
         found += [f"a secret of {name} in the result" for name, word in self._secrets() if word in text]
         after = self._files()
-        found += [f"{path} is new or changed" for path in after.keys() | self._before.keys() if after.get(path) != self._before.get(path)]
+        found += [
+            f"{path} is new or changed"
+            for path in after.keys() | self._before.keys()
+            if after.get(path) != self._before.get(path)
+        ]
         self._before = after
         for one, name in ((self.port, "port"), (self.local, "local socket")):
             with contextlib.suppress(BlockingIOError):
-                one.accept()
+                one.accept()[0].close()
                 found.append(f"a connection to the {name}")
         with contextlib.suppress(BlockingIOError):
             self.datagrams.recv(1)
@@ -112,7 +121,12 @@ class Canaries:
         dressed: list[tuple[str, str]] = []
         for name, word in (("the file", self.secret), ("the environment", self.environment)):
             plain = word.removeprefix("secret-")
-            dressed += [(name, plain), (name, plain[::-1]), (name, plain.encode().hex()), (name, hashlib.sha256(word.encode()).hexdigest())]
+            dressed += [
+                (name, plain),
+                (name, plain[::-1]),
+                (name, plain.encode().hex()),
+                (name, hashlib.sha256(word.encode()).hexdigest()),
+            ]
         return dressed
 
 
@@ -130,15 +144,25 @@ def processes() -> dict[int, tuple[int, int, str, str]]:
 class Household:
     """The sandbox's own processes, and what does not belong to them."""
 
-    def __init__(self, sandbox: Sandbox) -> None:
-        self.sandbox, self.sessions, self.peak_kb = sandbox, set[int](), 0
+    def __init__(self, pool: Pool) -> None:
+        self.pool, self.sessions, self.peak_kb, self.before = pool, set[int](), 0, processes().keys()
 
     def strangers(self) -> list[str]:
+        """Processes that are still there a moment later: one that was killed takes time to give its memory back."""
+        found = self._strangers()
+        end = time.monotonic() + DYING
+        while found and time.monotonic() < end:
+            time.sleep(0.02)
+            found = self._strangers()
+        return found
+
+    def _strangers(self) -> list[str]:
         """Processes of the workers' sessions, or below our own process, that are neither a worker nor its one monty."""
-        workers = set(self.sandbox.pool.pids)
+        workers = set(self.pool.pids)
         self.sessions |= workers
         now = processes()
         ours = {pid for pid, (parent, session, _, _) in now.items() if session in self.sessions or parent == os.getpid()}
+        ours -= self.before - workers
         found = []
         for pid in ours:
             parent, _, state, name = now[pid]
@@ -152,7 +176,7 @@ class Household:
 
 def attack(sandbox: Sandbox, canaries: Canaries, every: int) -> tuple[list[dict[str, object]], list[str]]:
     """Every hostile program: one row a family, and the breaches."""
-    household, rows, breaches = Household(sandbox), defaultdict(list), list[str]()
+    household, rows, breaches = Household(sandbox.pool), defaultdict(list), list[str]()
     sandbox.run(["1"])  # the workers start outside the clock
     for number, (family, source) in enumerate(hostile(canaries.places)):
         if number % every:
@@ -215,6 +239,14 @@ def beyond(sandbox: Sandbox) -> tuple[list[dict[str, object]], list[str]]:
     return [{"family": "beyond", "programs": len(found), "lacks": sorted({ran.reason for _, ran in found})}], wrong
 
 
+def say(rows: list[dict[str, object]], faults: list[str]) -> None:
+    """One line a family, and what is wrong on standard error."""
+    for row in rows:
+        print(json.dumps(row), flush=True)
+    for fault in faults:
+        print(fault, file=sys.stderr)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=0.5, help="processor time of a program")
@@ -225,14 +257,13 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder, contextlib.closing(Canaries(Path(folder))) as canaries:
         with Sandbox(1, given.seconds, given.memory_mb) as sandbox:
             rows, breaches = attack(sandbox, canaries, given.every)
+            say(rows, breaches)
             num_hostile = sum(int(str(row.get("programs", 0))) for row in rows)
             honest_rows, wrong = compare(sandbox, given.every)
+            say(honest_rows, wrong)
             more, mistaken = beyond(sandbox)
+            say(more, mistaken)
         os.chdir("/")
-    for row in [*rows, *honest_rows, *more]:
-        print(json.dumps(row))
-    for line in [*breaches, *wrong, *mistaken]:
-        print(line, file=sys.stderr)
     equal = sum(int(str(row.get("equal", 0))) for row in honest_rows)
     total = {
         "hostile": num_hostile,

@@ -53,6 +53,7 @@ _LACKS = (  # an error of monty's that CPython would not have raised, and what i
     (re.compile(r"AttributeError: module '([\w.]{1,40})' has no attribute"), "part of {}"),
     (re.compile(r"RuntimeError: Internal error in monty"), "internal error"),
 )
+_OBJECT = re.compile(r"<.* at 0x[0-9a-f]+>", re.DOTALL)  # monty's text of a function or an object
 _NO_NAME = re.compile(r"NameError: name '(\w{1,40})' is not defined")
 _NO_ATTRIBUTE = re.compile(r"AttributeError: (?:type object )?'(\w{1,40})'(?: object)? has no attribute '(\w{1,60})'")
 
@@ -89,7 +90,7 @@ def text_of(value: Any, depth: int = 0) -> str | None:
     if depth > MAX_DEPTH:
         return None
     if isinstance(value, bool | str):
-        return str(value)
+        return None if _OBJECT.fullmatch(str(value)) else str(value)
     if isinstance(value, int):
         return str(value) if value.bit_length() < MAX_DIGITS * 3.3 else None
     if isinstance(value, float | Decimal):
@@ -99,15 +100,15 @@ def text_of(value: Any, depth: int = 0) -> str | None:
         if real is None or imaginary is None:
             return None
         return f"{real.removesuffix('.0')}{'' if imaginary[0] == '-' else '+'}{imaginary.removesuffix('.0')}i"
-    if isinstance(value, list | tuple | Set) and 0 < len(value) <= MAX_ITEMS:
+    if isinstance(value, list | tuple | Set) and len(value) <= MAX_ITEMS:
         texts = [text_of(item, depth + 1) for item in value]
         if all(text is not None for text in texts):
             inside = ", ".join(filter(None, texts))
             if isinstance(value, Set):
-                return rf"\{{{inside}\}}"
+                return rf"\{{{inside}\}}" if value else r"\emptyset"
             if isinstance(value, list):
-                return f"[{inside}]" if depth else inside  # outermost, a bare list: its order is not always meant
-            return f"({inside})" if len(value) > 1 else inside
+                return f"[{inside}]" if depth or not value else inside  # outermost, a bare list: its order is not always meant
+            return inside if len(value) == 1 else f"({inside})"
     return None
 
 
