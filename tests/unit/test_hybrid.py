@@ -1,6 +1,7 @@
 """Hybrid decoding: programs first, the ordinary prompt where one comes to nothing, one verdict a sample, and resumable."""
 
 import importlib.util
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,22 +9,30 @@ from typing import Any
 import pytest
 from tiny_sampler import parities, policy, tokenizer
 
-from headway.config import EvaluateConfig
+from headway.cli import main
+from headway.config import EvaluateConfig, OptimizerConfig
 from headway.engine.engine import Engine
 from headway.errors import ConfigError
 from headway.evaluate.benchmark import evaluate, judged_samples, score
 from headway.evaluate.hybrid import evaluate_hybrid, program_counts, program_samples
 from headway.evaluate.regrade import regrade
+from headway.model.checkpoint import save_decoder
+from headway.model.config import DecoderConfig
+from headway.model.tokenizer import Tokenizer
+from headway.model.transformer import initialise
+from headway.problems.prompt import boxed, messages
 from headway.report.readings import judged
 from headway.sample import Plan, Sampler
 from headway.store.store import Store
+from headway.train.batching import Document, epochs
+from headway.train.likelihood import Likelihood
+from headway.train.optim import make_optimizer, update
 from headway.types import Completion, Group, Outcome, Split, StopReason
 from headway.verify import program
 from headway.verify.judge import VERIFIER as RULES
 from headway.verify.judge import Verifier
 from headway.verify.program import VERIFIER as PROGRAMS
 
-pytestmark = pytest.mark.filterwarnings("error")
 needs_monty = pytest.mark.skipif(importlib.util.find_spec("pydantic_monty") is None, reason="pydantic-monty is not installed")
 
 CONFIG = EvaluateConfig(samples=2, temperature=0.8, top_p=0.9, max_tokens=48, hybrid=True, program_instruction="In ```python")
@@ -211,3 +220,86 @@ def test_without_a_sandbox_nothing_starts(tmp_path: Path, verifier: Verifier, mo
     with pytest.raises(ConfigError, match="pip install"):
         run(Store(tmp_path), sampler(verifier, engine))
     assert engine.requests == []
+
+
+# -- the verb ----------------------------------------------------------------------------------------------------------
+
+RECIPE = """
+name = "small"
+threads = 1
+device = "cpu"
+[problems]
+instruction = ""
+sources = [
+    {{ data = "{folder}/train.jsonl", name = "train" }},
+    {{ data = "{folder}/heldout.jsonl", name = "heldout", split = "heldout" }},
+]
+[model]
+checkpoint = "{folder}/checkpoint"
+[sft]
+[evaluate]
+samples = 2
+temperature = 0.3
+top_p = 1.0
+max_tokens = 40
+program_instruction = "in python"
+"""
+
+
+def learned(folder: Path) -> None:
+    """A checkpoint that answers with a program when asked for one: it has seen that a few times. Not always a right one."""
+    texts = [f"{p.question}\nin python {boxed(p.reference)} ```python\nprint({p.reference})\n```" for p in parities(50)]
+    words = Tokenizer.train(texts, 280)
+    model = initialise(DecoderConfig(words.size, 32, 1, 2, 1, 16, 48, max_positions=128), 0)
+    documents = []
+    for problem in parities(40):
+        for instruction, text in (("", boxed(problem.reference)), ("in python", f"```python\nprint({problem.reference})\n```")):
+            prompt = words.prompt_ids(messages(problem, instruction))
+            documents.append(Document((*prompt, *words.encode(text), words.stop_id), len(prompt)))
+    optimizer = make_optimizer(model, OptimizerConfig(lr=0.02))
+    objective = Likelihood(model, documents, lambda: epochs(80, 40, 0), 20_000)
+    for step in range(24):
+        for micros in objective.updates(step):
+            for micro in micros:
+                objective.loss(micro)[0].backward()
+            update(optimizer, model, 0.02, 1.0)
+    folder.mkdir()
+    save_decoder(model, folder, words)
+
+
+@needs_monty
+def test_the_verb_measures_a_checkpoint_with_programs(tmp_path: Path, capsys: Any) -> None:
+    learned(tmp_path / "checkpoint")
+    for name, problems in (("train", parities(4, first=500)), ("heldout", parities(6, Split.HELDOUT, first=900))):
+        rows = [json.dumps({"question": problem.question, "answer": problem.reference}) for problem in problems]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    recipe = tmp_path / "small.toml"
+    recipe.write_text(RECIPE.format(folder=tmp_path), encoding="utf-8")
+    words = ["eval", str(tmp_path / "checkpoint"), str(recipe), "--root", str(tmp_path / "runs"), "--set", "evaluate.hybrid=true"]
+    with pytest.raises(SystemExit) as ended:
+        main([*words, "--json"])
+    out = capsys.readouterr().out
+    assert ended.value.code == 0, out
+    result = json.loads(out)
+    counts = result["programs"]
+    assert counts["samples"] == 12 == counts["ran"] + counts["fell_back"]
+    assert counts["ran"] > 0
+    assert sum(counts["reasons"].values()) == counts["fell_back"]
+    (folder,) = (tmp_path / "runs").iterdir()
+    store = Store(folder / "store", create=False)
+    assert len(store.rollouts(sampler="eval:base:program")) == 12
+    assert len(store.rollouts(sampler="eval:base")) == counts["fell_back"]
+    assert sum(row.outcome is Outcome.CORRECT for row in judged(store, "base")) == pytest.approx(12 * result["accuracy"])
+    with pytest.raises(SystemExit):
+        main(words)  # goes on from what is there
+    assert f"{counts['ran']} of 12 samples ran as programs" in capsys.readouterr().out.replace("\n", " ")
+
+
+def test_the_verb_refuses_without_a_sandbox(tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(program.importlib.util, "find_spec", lambda name: None)
+    recipe = tmp_path / "small.toml"
+    recipe.write_text(RECIPE.format(folder=tmp_path), encoding="utf-8")
+    with pytest.raises(SystemExit) as ended:
+        main(["eval", str(tmp_path / "checkpoint"), str(recipe), "--root", str(tmp_path), "--set", "evaluate.hybrid=true"])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("headway: programs only run in pydantic-monty")
