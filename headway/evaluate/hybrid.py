@@ -13,6 +13,7 @@ It does not know how programs are run or judged.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -25,6 +26,8 @@ from headway.sample import Plan, Progress, Sampler, chunk_of, rollouts_of, verdi
 from headway.store.store import Store
 from headway.types import Group, Problem, Rollout, Verdict
 from headway.verify.program import ProgramVerifier, ran_as_program
+
+MAX_WORKERS = 8  # processes that run programs
 
 Tell = Callable[[float, float], None]  # (share of the chunk done, new tokens a second)
 
@@ -43,7 +46,7 @@ def evaluate_hybrid(
     A chunk's programs are one batch of the store, what fell back in it another: a stopped evaluation goes on with the rest.
     """
     size, total = chunk_of(config.samples), len(problems) * config.samples
-    with ProgramVerifier() as verifier:
+    with ProgramVerifier(min(MAX_WORKERS, os.cpu_count() or 1)) as verifier:  # nothing is sampled meanwhile
         programs = sampler.asking(config.program_instruction, verifier)
         for start in range(0, len(problems), size):
             chunk, done = problems[start : start + size], start * config.samples

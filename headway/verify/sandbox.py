@@ -70,7 +70,8 @@ class Printed:
         if self.length > MAX_PRINTED:
             self.is_flood = True
             if self.child:  # monty itself would go on until its time is over
-                os.kill(self.child, signal.SIGKILL)
+                with contextlib.suppress(OSError):
+                    os.kill(self.child, signal.SIGKILL)
             raise OverflowError("too much output")
         if stream == "stdout":
             self.parts.append(text)
@@ -283,7 +284,10 @@ def main(arguments: Sequence[str]) -> None:
         sys.set_int_max_str_digits(MAX_DIGITS + 1)
         withdraw()
         for what, limit in ceilings(memory_mb).items():
-            resource.setrlimit(what, (limit, limit))
+            with contextlib.suppress(
+                *(() if sys.platform == "linux" else (OSError, ValueError))
+            ):  # macOS has no such limit on memory
+                resource.setrlimit(what, (limit, limit))
         sandbox = Sandbox(memory_mb, seconds, say, binary)
         if sandbox.run("1 + 1")["value"] != "2":
             sys.exit(3)  # no sandbox: the parent says so

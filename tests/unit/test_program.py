@@ -1,5 +1,6 @@
 """Programs of completions: which text is one, what it comes to, what cannot get out, and the verdict on it."""
 
+import contextlib
 import importlib.util
 import os
 import signal
@@ -233,8 +234,9 @@ def test_a_killed_worker_or_a_killed_monty_changes_no_result(sandbox):
                 pid for pid, (parent, *_, name) in benchmark.processes().items() if name == "monty" and parent in workers_now
             ]
             for pid in (montys if kills % 2 else workers_now)[:1]:
-                os.kill(pid, signal.SIGKILL)
-                kills += 1
+                with contextlib.suppress(ProcessLookupError):  # it was gone already
+                    os.kill(pid, signal.SIGKILL)
+                    kills += 1
 
     killer = threading.Thread(target=kill)
     killer.start()
@@ -248,6 +250,27 @@ def test_a_killed_worker_or_a_killed_monty_changes_no_result(sandbox):
         stop.set()
         killer.join()
     assert kills >= 2
+
+
+@needs_monty
+@needs_proc
+def test_a_program_during_which_monty_always_dies_has_crashed_it():
+    with Sandbox(1, 20.0) as doomed:
+        doomed.run(["1"])
+        found: list[Ran] = []
+        runner = threading.Thread(target=lambda: found.extend(doomed.run(["while True:\n    pass", "2"])))
+        runner.start()
+        killed: set[int] = set()
+        while len(killed) < 2 and runner.is_alive():
+            time.sleep(0.3)
+            parents = doomed.pool.pids[:1]  # the one at work; the other stands by
+            for pid, (parent, _, state, name) in benchmark.processes().items():
+                if name == "monty" and parent in parents and state != "Z" and pid not in killed:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+                        killed.add(pid)
+        runner.join()
+    assert found == [Ran(Status.CRASHED), Ran(Status.OK, "2", "value")]
 
 
 @needs_monty
