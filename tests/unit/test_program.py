@@ -324,6 +324,8 @@ def test_the_canaries_notice(tmp_path, monkeypatch):
         assert canaries.breaches("42") == []
         assert canaries.breaches(f"x{canaries.secret}y") == ["a secret of the file in the result"]
         assert canaries.breaches(canaries.environment[:6:-1]) == ["a secret of the environment in the result"]
+        assert len(canaries.file.read_text()) == len(canaries.secret)
+        assert canaries.breaches("") == ["canary.txt was read"] * canaries.notices_reads
         Path("pwned").write_text("x")
         assert len(canaries.breaches("")) == 1
         canaries.file.write_text("other")
