@@ -243,6 +243,13 @@ class EvaluateConfig(Section):
     temperature: float = Field(default=0.6, ge=0)  # the paper's protocol
     top_p: float = Field(default=0.95, gt=0, le=1)
     max_tokens: int = Field(default=32_768, ge=8)
+    hybrid: bool = (
+        False  # programs first, run in the sandbox; the ordinary prompt where one does not run or has no value (MAmmoTH)
+    )
+    program_instruction: str = (  # follows the question where a program is asked for
+        "Write a Python program that computes the answer, in one ```python block, and let it print the answer alone on its last "
+        "line. It reads no input. It may import math, itertools, functools, collections, decimal and re, nothing else."
+    )
 
 
 class Recipe(Section):

@@ -21,6 +21,7 @@ from headway.durable import MANIFEST
 from headway.engine.engine import Engine
 from headway.errors import CheckpointError, ConfigError, RunError
 from headway.evaluate.benchmark import evaluate, score
+from headway.evaluate.hybrid import evaluate_hybrid, program_counts
 from headway.model.checkpoint import load_decoder, read_extra, save_decoder
 from headway.model.config import DecoderConfig
 from headway.model.tokenizer import Tokenizer
@@ -41,6 +42,7 @@ from headway.store.store import Store
 from headway.train.fit import Fitted
 from headway.types import Problem, content_id
 from headway.verify.judge import Verifier
+from headway.verify.program import need_sandbox
 
 START = "base"  # the name of the first measurement: the model that the recipe starts from
 
@@ -127,7 +129,9 @@ def _identity(checkpoint: str) -> str:
 
 
 def _set_up(recipe: Recipe) -> None:
-    """Threads and number formats, once."""
+    """Threads and number formats, once; what the recipe needs and this installation lacks is said before any work."""
+    if recipe.evaluate.hybrid:
+        need_sandbox()
     torch.set_num_threads(recipe.threads or os.cpu_count() or 1)
     torch.set_float32_matmul_precision("highest")
 
@@ -226,9 +230,13 @@ def _stage(work: Workspace, stage: str, previous: str | None, heldout: list[Prob
     def show(done: int, total: int, rate: float) -> None:
         work.tell(f"{stage}: evaluation", done, total, {"tokens_per_s": rate} if rate else {})
 
-    evaluate(work.sampler, work.store, heldout, work.recipe.evaluate, stage, f"{work.recipe.name}/{stage}", show)
+    config = work.recipe.evaluate
+    measure = evaluate_hybrid if config.hybrid else evaluate
+    measure(work.sampler, work.store, heldout, config, stage, f"{work.recipe.name}/{stage}", show)
     families = {problem.id: problem.family for problem in heldout}
-    record = {"stage": stage} | score(work.store, stage, previous, families, work.recipe.evaluate.samples)
+    record = {"stage": stage} | score(work.store, stage, previous, families, config.samples)
+    if config.hybrid:
+        record["programs"] = program_counts(work.store, stage, heldout)
     run.save_usage()
     run.finish(stage, record | trained | {"wall_s": round(clock.seconds, 1)})
 

@@ -10,17 +10,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from headway.engine.engine import Engine
 from headway.engine.sampling import sample_key
 from headway.model.tokenizer import Tokenizer
 from headway.problems.prompt import messages
 from headway.types import Completion, Group, Problem, Request, Rollout, StopReason, Verdict
-from headway.verify.judge import Verifier
 
 _CHUNK = 1024  # samples that are judged and stored together: what a kill may cost
 
 Progress = Callable[[int, int, float], None]  # (samples done, samples in all, new tokens a second)
+
+
+class Judges(Protocol):
+    """What gives a verdict on each rollout: `verify.judge.Verifier`, or `verify.program.ProgramVerifier`."""
+
+    def verdicts(self, pairs: Sequence[tuple[Problem, Rollout]]) -> list[Verdict]:
+        """One verdict for each (problem, rollout), in order."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +49,14 @@ class Plan:
 class Sampler:
     """An engine, a tokenizer and a verifier at work on problems. `seed` is the run's."""
 
-    def __init__(self, engine: Engine, tokenizer: Tokenizer, verifier: Verifier, instruction: str, seed: int):
+    def __init__(self, engine: Engine, tokenizer: Tokenizer, verifier: Judges, instruction: str, seed: int):
         self.engine = engine
         self._tokenizer, self._verifier, self._instruction, self._seed = tokenizer, verifier, instruction, seed
         self._prompts: dict[str, tuple[int, ...]] = {}
+
+    def asking(self, instruction: str, verifier: Judges) -> Sampler:
+        """The same policy and seed, asked with another instruction and judged by another verifier."""
+        return Sampler(self.engine, self._tokenizer, verifier, instruction, self._seed)
 
     def prompt_ids(self, problem: Problem) -> tuple[int, ...]:
         """The problem's prompt as token ids, up to where the completion starts."""

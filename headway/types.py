@@ -96,8 +96,8 @@ class Rollout:
                 text="7 + 5 = 12 … \\boxed{12}", stop_reason=StopReason.STOP, num_tokens=4,
                 token_ids=(31, 8, 77, 1), logprobs=(-0.1, -0.7, -0.02, -0.001), temperature=0.9, top_p=1.0)
 
-    `sampler` says what asked for it: "teacher", "import", "rl", "dpo" (the policy's own pairs) or "eval:STAGE".
-    `step` is the optimizer step of the policy (0 outside RL), `index` the place in its group.
+    `sampler` says what asked for it: "teacher", "import", "rl", "dpo" (the policy's own pairs), "eval:STAGE" or
+    "eval:STAGE:program". `step` is the optimizer step of the policy (0 outside RL), `index` the place in its group.
     `token_ids` holds the completion with its stop token; `logprobs[i]` is log p(token_ids[i] | before) in nats, of the
     distribution sampled from (at `temperature`); both are () where we did not sample. `num_tokens` is then 0.
     `text` leaves the stop token out. The prompt is not stored: it is a function of the problem.

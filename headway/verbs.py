@@ -54,11 +54,13 @@ def evaluate(checkpoint: str, recipe_path: str, overrides: Sequence[str], root: 
     if as_json:
         print(json.dumps(result))
         return
+    programs = result.get("programs")
+    ran = f"; {programs['ran']} of {programs['samples']} samples ran as programs, the others fell back" if programs else ""
     console.print(
         Text(
             f"{clean(checkpoint)}: {percent(result['accuracy'])} ({percent(result['ci_low'])} to {percent(result['ci_high'])}) "
             f"of {result['num_problems']} problems x {result['samples_per_problem']} samples; "
-            f"truncated {percent(result['truncated'])}, no answer {percent(result['no_answer'])}; rollouts in {folder}"
+            f"truncated {percent(result['truncated'])}, no answer {percent(result['no_answer'])}{ran}; rollouts in {folder}"
         ),
         soft_wrap=True,
     )

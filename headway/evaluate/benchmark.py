@@ -17,6 +17,8 @@ from headway.sample import Plan, Sampler, chunk_of, rollouts_of, verdicts_of
 from headway.store.store import Store
 from headway.types import Outcome, Problem, Rollout, StopReason, Verdict
 
+PROGRAM = ":program"  # behind the sampler's name: what `hybrid` asked for a program
+
 Show = Callable[[int, int, float], None]  # (samples done, samples in all, new tokens a second)
 
 
@@ -30,7 +32,7 @@ def evaluate(
     show: Show,
 ) -> None:
     """Sample what the store does not hold yet of `stage`'s evaluation, and append it."""
-    name = f"eval:{stage}"
+    name = sampler_of(stage)
     plan = Plan(name, 0, policy, config.temperature, config.top_p, config.max_tokens)
     total = len(problems) * config.samples
     size = chunk_of(config.samples)
@@ -47,6 +49,11 @@ def evaluate(
             store.add_rollouts(rollouts_of(groups), batch)
             store.add_verdicts(verdicts_of(groups), batch)
         show(min(total, (start + len(chunk)) * config.samples), total, 0.0)
+
+
+def sampler_of(stage: str) -> str:
+    """What a stage's evaluation rollouts carry as `sampler`."""
+    return f"eval:{stage}"
 
 
 def score(store: Store, stage: str, previous: str | None, families: dict[str, str], samples: int) -> dict[str, Any]:
@@ -81,8 +88,14 @@ def score(store: Store, stage: str, previous: str | None, families: dict[str, st
 
 
 def judged_samples(store: Store, stage: str, families: dict[str, str]) -> list[tuple[Rollout, Verdict]]:
-    """The stage's evaluation rollouts of these problems with their verdicts, in the order of the table."""
-    rollouts = [rollout for rollout in store.rollouts(sampler=f"eval:{stage}") if rollout.problem_id in families]
+    """The stage's evaluation rollouts of these problems with their verdicts, in the order of the table.
+
+    One a sample: of a hybrid evaluation, the program's rollout unless the sample fell back on another.
+    """
+    name = sampler_of(stage)
+    rollouts = [rollout for rollout in store.rollouts(sampler=[name, name + PROGRAM]) if rollout.problem_id in families]
+    fell_back = {(rollout.problem_id, rollout.index) for rollout in rollouts if rollout.sampler == name}
+    rollouts = [r for r in rollouts if r.sampler == name or (r.problem_id, r.index) not in fell_back]
     found = store.verdicts(rollout_ids=[rollout.id for rollout in rollouts])
     verdicts = {verdict.rollout_id: verdict for verdict in found}
     return [(rollout, verdicts[rollout.id]) for rollout in rollouts]

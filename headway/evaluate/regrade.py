@@ -5,7 +5,8 @@
     stored verdicts ----------+--> Change(before, after) where they disagree, and a count of each (before, after)
 
 Rollouts come in the order of the table, some thousands at a time, so that ten million need no more memory than ten thousand and a
-killed call goes on: what it has written is not judged again unless asked. It does not know why a verdict differs.
+killed call goes on: what it has written is not judged again unless asked. Rollouts that were asked for a program are left out:
+their verdicts are another verifier's (`verify.program`). It does not know why a verdict differs.
 """
 
 from __future__ import annotations
@@ -106,6 +107,7 @@ def _compare(found: Regraded, change: Change, sample: int, chance: random.Random
 
 _MINE = f"SELECT DISTINCT rollout_id FROM verdicts WHERE verifier = '{VERIFIER}'"
 _WANTED = f"FROM rollouts r LEFT JOIN ({_MINE}) mine ON mine.rollout_id = r.id WHERE ($everything OR mine.rollout_id IS NULL)"
+_WANTED += " AND NOT suffix(r.sampler, ':program')"
 _ROWS = f"""
     WITH part AS (
         SELECT r.{PLACE} AS place, r.id AS id, r.problem_id AS problem_id, r.text AS text,

@@ -5,7 +5,8 @@
 
 Which rollouts are shown must not flatter: problems are taken by how their outcome moved over the stages (gained, never
 solved, lost, always solved), ties are broken by the problem's id, which is a hash of its text, and of each problem the
-first sample drawn is shown. Only where a stage would then show no right or no wrong rollout, one of those is added.
+first sample drawn is shown. Only where a stage would then show no right or no wrong rollout, one of those is added. Of a hybrid
+evaluation, a sample is the rollout of 'eval:STAGE:program', unless it fell back on one of 'eval:STAGE'.
 
 This file does not know how rollouts were sampled or judged, nor how a page is written.
 """
@@ -28,10 +29,10 @@ _JUDGED = """
     SELECT r.id AS id, r.problem_id AS problem_id, r."index" AS "index", v.outcome AS outcome, v.extracted AS extracted,
            v.reason AS reason
     FROM rollouts r JOIN verdicts v ON v.rollout_id = r.id
-    WHERE r.sampler = {sampler}
+    WHERE r.sampler IN ({sampler}, {sampler} || ':program')
     QUALIFY row_number() OVER (
-        PARTITION BY r.id
-        ORDER BY TRY_CAST(regexp_extract(v.verifier, '@([0-9]+)', 1) AS INTEGER) DESC NULLS LAST, v.verifier DESC) = 1
+        PARTITION BY r.problem_id, r."index"
+        ORDER BY r.sampler, TRY_CAST(regexp_extract(v.verifier, '@([0-9]+)', 1) AS INTEGER) DESC NULLS LAST, v.verifier DESC) = 1
     ORDER BY problem_id, "index", id
 """
 

@@ -47,7 +47,7 @@ _MEANING: dict[str, dict[str, str]] = {
         PLACE: "number of the row in the table, from 0, in the order of writing",
         "id": "content id of the rollout's coordinates and text",
         "problem_id": "`problems.id`",
-        "sampler": "what asked for it: `teacher`, `import`, `dpo`, `rl`, `rl:lengths` or `eval:STAGE`",
+        "sampler": "what asked for it: `teacher`, `import`, `dpo`, `rl`, `rl:lengths`, `eval:STAGE` or `eval:STAGE:program`",
         "step": "optimizer step of the policy; 0 outside RL",
         "index": 'which sample of its problem\'s group (a reserved word: write `"index"`)',
         "policy": "which weights, or which teacher, wrote it",

@@ -52,7 +52,7 @@ class Judgement(NamedTuple):
     extracted: str
 
 
-class _Open(NamedTuple):
+class Open(NamedTuple):
     """What the fast path leaves undecided: both sides in plain notation."""
 
     reference: str
@@ -71,8 +71,8 @@ def grade(reference: str, completion: str) -> Verdict:
     formula or number counts. What the fast path cannot decide goes to one worker process, which is started then and kept;
     HeadwayError where it does not start. For many completions at once, `Verifier` has more workers.
     """
-    found = _fast(_bare(reference), completion, last_number=True)
-    if isinstance(found, _Open):
+    found = _fast(bare(reference), completion, last_number=True)
+    if isinstance(found, Open):
         (found,) = _shared_verifier(os.getpid()).settle([found])
     return Verdict("", VERIFIER, found.outcome, found.reason, found.extracted)
 
@@ -85,7 +85,7 @@ def _shared_verifier(pid: int) -> Verifier:
     return verifier
 
 
-def _bare(reference: str) -> str:
+def bare(reference: str) -> str:
     """The answer that a reference is or states: a box, "#### 72" or "Answer: 72" is looked into."""
     if len(reference) < 8 or reference.isalnum():
         return reference  # no room for a marker
@@ -101,12 +101,17 @@ def judge(reference: str, text: str, *, last_number: bool = False) -> Judgement:
     return found if isinstance(found, Judgement) else Judgement(Outcome.UNVERIFIABLE, found.reason, found.extracted)
 
 
-def _fast(reference: str, text: str, last_number: bool) -> Judgement | _Open:
-    reference = _bare(reference) if "\\boxed" in reference or "\\fbox" in reference else reference
+def _fast(reference: str, text: str, last_number: bool) -> Judgement | Open:
+    reference = bare(reference) if "\\boxed" in reference or "\\fbox" in reference else reference
     found = extract.find(text, last_number=last_number)
     if found is None or not found.answer:
         letter = _settled_letter(reference, text) if last_number else None
         return letter or Judgement(Outcome.NO_ANSWER, "no_answer", "")
+    return compare_found(reference, text, found, last_number)
+
+
+def compare_found(reference: str, text: str, found: extract.Found, last_number: bool) -> Judgement | Open:
+    """The comparison of a bare reference with an answer found in `text`; `Verifier.settle` decides what it leaves open."""
     answer = found.answer
     comparison = same_answer(reference, answer)
     if comparison.same is not True and found.rung in ("math", "whole") and "=" in answer and "=" not in reference:
@@ -141,7 +146,7 @@ def _right_side(reference: str, answer: str, before: Comparison) -> tuple[str, C
     return (right, same_answer(reference, right)) if right else (answer, before)
 
 
-def _bounded(reference: str, answer: str, reason: str) -> Judgement | _Open:
+def _bounded(reference: str, answer: str, reason: str) -> Judgement | Open:
     """Refuses, before anything is evaluated, what a computer algebra system would choke on."""
     extracted = answer
     reference, answer = plain(reference) if len(reference) < 4_000 else reference, plain(answer[:4_000])
@@ -157,7 +162,7 @@ def _bounded(reference: str, answer: str, reason: str) -> Judgement | _Open:
         return Judgement(Outcome.WRONG, "unevaluated", extracted)
     if isinstance(read(reference), Value) and isinstance(read(answer), Items | Relation):
         return Judgement(Outcome.WRONG, "kinds_differ", extracted)
-    return _Open(reference, answer, extracted, reason)
+    return Open(reference, answer, extracted, reason)
 
 
 @lru_cache(maxsize=4_096)
@@ -206,11 +211,11 @@ class Verifier:
         """One judgement for each (reference, text), in order. Raises HeadwayError when the slow path cannot start."""
         return self.settle([_fast(reference, text, self.last_number) for reference, text in items])
 
-    def settle(self, found: Sequence[Judgement | _Open]) -> list[Judgement]:
+    def settle(self, found: Sequence[Judgement | Open]) -> list[Judgement]:
         """The judgements of the fast path, with what it left open decided by the workers; each different pair once."""
-        tasks = dict.fromkeys((one.reference, one.answer) for one in found if isinstance(one, _Open))
+        tasks = dict.fromkeys((one.reference, one.answer) for one in found if isinstance(one, Open))
         results = dict(zip(tasks, self.pool.run(list(tasks)), strict=True)) if tasks else {}
-        return [_close(one, results[one.reference, one.answer]) if isinstance(one, _Open) else one for one in found]
+        return [_close(one, results[one.reference, one.answer]) if isinstance(one, Open) else one for one in found]
 
     def judge(self, reference: str, text: str) -> Judgement:
         """One judgement."""
@@ -242,7 +247,7 @@ class Verifier:
         return is_readable(shape) or (not _refusal(text) and self.pool.run([(text, text)])[0].word == "same")
 
 
-def _close(open_: _Open, result: Result) -> Judgement:
+def _close(open_: Open, result: Result) -> Judgement:
     """The judgement that a slow result means."""
     if result.word == "same":
         return Judgement(Outcome.CORRECT, "math_verify", open_.extracted)

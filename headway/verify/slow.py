@@ -14,14 +14,12 @@ It does not know completions, outcomes or time.
 
 from __future__ import annotations
 
-import json
-import os
-import queue
 import re
 import resource
 import sys
-import threading
 from typing import Any
+
+from headway.verify.service import serve
 
 _LETTERS = re.compile(r"\\?[A-Za-z]+")
 _ALLOWED = re.compile(
@@ -97,32 +95,16 @@ def _limit(memory_mb: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def main() -> None:
-    """Serves requests until standard input closes, then leaves at once, also out of a running computation."""
-    replies = os.dup(1)
-    quiet = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(quiet, 1)
-    os.dup2(quiet, 2)
-    requests: queue.SimpleQueue[str] = queue.SimpleQueue()
-
-    def listen() -> None:
-        for line in sys.stdin:
-            requests.put(line)
-        os._exit(0)
-
-    def say(word: str) -> None:
-        os.write(replies, word.encode() + b"\n")
-
-    import logging
-
-    logging.disable(logging.CRITICAL)
+def _prepare(say: Any) -> Any:
     read("x+1")  # imports everything before the limits bite
     compare(read("x+1"), read("1+x"))
     _limit(int(sys.argv[1]))
-    threading.Thread(target=listen, daemon=True).start()
-    say("ready")
-    while True:
-        say(answer_one(json.loads(requests.get()), say))
+    return lambda request: answer_one(request, say)
+
+
+def main() -> None:
+    """Serves requests until standard input closes, then leaves at once, also out of a running computation."""
+    serve(_prepare)
 
 
 if __name__ == "__main__":

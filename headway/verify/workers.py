@@ -1,13 +1,14 @@
-"""A pool of killable processes for the slow path: each task has a time limit that holds whatever the task does.
+"""A pool of killable processes: each task has a time limit that holds whatever the task does.
 
     tasks --> idle worker --(JSON line)--> python -m headway.verify.slow --(word)--> result, or the worker is killed
+                                        or headway.verify.sandbox
 
 Processes start when the first task comes, not before. A worker over its limit is killed, and one that stands by takes its
 place; one that died by itself is replaced and its task tried again, so that a worker killed from outside changes no verdict.
 The limit counts the worker's own processor seconds where the system tells them (a busy machine does not turn right answers
 into wrong ones), and five times as much on the wall clock. There are no signal handlers, so any thread may call.
 
-It does not know mathematics or outcomes: a result is one of the words of `slow`, or "timeout" or "died".
+It does not know mathematics, programs or outcomes: a result is what its `Job` replied in one line, or "timeout" or "died".
 """
 
 from __future__ import annotations
@@ -32,12 +33,32 @@ START_SECONDS = 120.0  # a cold import of sympy on a busy machine
 MAX_TRIES = 3  # of one task whose worker dies; also of starts in a row that fail
 KILLED = 0.2  # of a try: a worker that something outside killed says little about its task or about starting
 SPARES = 1  # idle workers beside the `workers`, twice as many once a task had to be killed: the next one waits for no start
+NEEDED = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONHOME", "MONTY_BIN")  # what a worker alone may see: it starts by them
 _TICK = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 
 
 @dataclass(frozen=True, slots=True)
+class Job:
+    """What a pool's workers are: `python -m module MEMORY_MB arguments`, which gets each task as an object of these `fields`.
+
+    `name` and `cause` are for the user whose workers do not start. A worker that `is_alone` leads a session of its own, which is
+    killed as a whole, and sees nothing of our environment: it holds what nobody trusts.
+    """
+
+    module: str
+    fields: tuple[str, ...]
+    name: str
+    cause: str
+    arguments: tuple[str, ...] = ()
+    is_alone: bool = False
+
+
+MATH = Job("headway.verify.slow", ("reference", "answer"), "verifier", "does `python -c 'import math_verify'` work")
+
+
+@dataclass(frozen=True, slots=True)
 class Result:
-    """What came of a task: a word of `slow`, "timeout" or "died"; `reference_read` says how far it got."""
+    """What came of a task: the worker's reply, "timeout" or "died"; `reference_read` says how far `slow` got."""
 
     word: str
     reference_read: bool
@@ -48,9 +69,11 @@ class _Worker:
     """One process and the task it works on (None: idle; -1: still starting)."""
 
     process: subprocess.Popen[bytes]
+    job: Job
     task: int | None = -1
     started: float = field(default_factory=time.monotonic)
     cpu_before: float = 0.0
+    helper: int = 0  # a process of the worker's own that the task runs in; its time counts, too
     reference_read: bool = False
     is_late: bool = False
     buffer: bytes = b""
@@ -60,19 +83,16 @@ class _Worker:
         return self.process.stdout.fileno()
 
     def cpu_seconds(self) -> float | None:
-        """Processor seconds used since the process began, or None where the system does not tell."""
-        try:
-            fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-            return (int(fields[11]) + int(fields[12])) / _TICK
-        except (OSError, IndexError, ValueError):
-            return None
+        """Processor seconds that the task has used, or None where the system does not tell."""
+        used = _cpu_seconds(self.process.pid)
+        return None if used is None else used - self.cpu_before + (_cpu_seconds(self.helper) or 0.0 if self.helper else 0.0)
 
-    def give(self, task: int, reference: str, answer: str) -> None:
+    def give(self, task: int, values: tuple[str, ...]) -> None:
         """Sends a task; a worker that is gone is noticed when its reply does not come."""
         assert self.process.stdin is not None
-        self.task, self.started, self.reference_read = task, time.monotonic(), False
-        self.cpu_before = self.cpu_seconds() or 0.0
-        line = json.dumps({"reference": reference, "answer": answer}).encode() + b"\n"
+        self.task, self.started, self.reference_read, self.helper = task, time.monotonic(), False, 0
+        self.cpu_before = _cpu_seconds(self.process.pid) or 0.0
+        line = json.dumps(dict(zip(self.job.fields, values, strict=True))).encode() + b"\n"
         with contextlib.suppress(OSError):
             self.process.stdin.write(line)
             self.process.stdin.flush()
@@ -86,7 +106,10 @@ class _Worker:
         return [line.decode() for line in whole]
 
     def end(self) -> None:
-        """Kills the process and waits for it."""
+        """Kills the process, and what it started where it is alone, and waits for it."""
+        if self.job.is_alone:
+            with contextlib.suppress(OSError):
+                os.killpg(self.process.pid, signal.SIGKILL)
         self.process.kill()
         for pipe in (self.process.stdin, self.process.stdout):
             if pipe is not None:
@@ -95,11 +118,20 @@ class _Worker:
         self.process.wait()
 
 
-class Pool:
-    """Runs (reference, answer) tasks in `workers` processes, `seconds` and `memory_mb` each at most."""
+def _cpu_seconds(pid: int) -> float | None:
+    """Processor seconds of a process since it began, or None where the system does not tell."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / _TICK
+    except (OSError, IndexError, ValueError):
+        return None
 
-    def __init__(self, workers: int, seconds: float, memory_mb: int) -> None:
-        self.workers, self.seconds, self.memory_mb = workers, seconds, memory_mb
+
+class Pool:
+    """Runs the tasks of a `job` in `workers` processes, `seconds` and `memory_mb` each at most. A task is a text a field."""
+
+    def __init__(self, workers: int, seconds: float, memory_mb: int, job: Job = MATH) -> None:
+        self.workers, self.seconds, self.memory_mb, self.job = workers, seconds, memory_mb, job
         self._pool: list[_Worker] = []
         self._lock = threading.Lock()
         self._failed_starts = 0.0
@@ -110,7 +142,7 @@ class Pool:
         """The process ids of the workers that exist now."""
         return [worker.process.pid for worker in self._pool]
 
-    def run(self, tasks: Sequence[tuple[str, str]]) -> list[Result]:
+    def run(self, tasks: Sequence[tuple[str, ...]]) -> list[Result]:
         """One result for each task, in order. Raises HeadwayError when workers do not start."""
         with self._lock:
             return self._run(tasks)
@@ -124,7 +156,7 @@ class Pool:
         while self._pool:
             self._pool.pop().end()
 
-    def _run(self, tasks: Sequence[tuple[str, str]]) -> list[Result]:
+    def _run(self, tasks: Sequence[tuple[str, ...]]) -> list[Result]:
         results: list[Result | None] = [None] * len(tasks)
         waiting = deque(range(len(tasks)))
         tries = [0.0] * len(tasks)
@@ -140,7 +172,7 @@ class Pool:
             raise
         return [result for result in results if result is not None]
 
-    def _assign(self, tasks: Sequence[tuple[str, str]], waiting: deque[int]) -> None:
+    def _assign(self, tasks: Sequence[tuple[str, ...]], waiting: deque[int]) -> None:
         busy = sum(worker.task is not None for worker in self._pool)
         needed = min(self.workers, busy + len(waiting))
         while len(self._pool) < needed:
@@ -152,16 +184,19 @@ class Pool:
         for worker in self._pool:
             if worker.task is None and waiting and at_work < self.workers:
                 task = waiting.popleft()
-                worker.give(task, *tasks[task])
+                worker.give(task, tasks[task])
                 at_work += 1
 
     def _start(self) -> _Worker:
-        root = str(Path(__file__).resolve().parents[2])
-        path = os.environ.get("PYTHONPATH")
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([root, path] if path else [root])}
-        command = [sys.executable, "-m", "headway.verify.slow", str(self.memory_mb)]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
-        return _Worker(process)
+        job, root, path = self.job, str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH")
+        environment = {name: os.environ[name] for name in NEEDED if name in os.environ} if job.is_alone else dict(os.environ)
+        environment["PYTHONPATH"] = os.pathsep.join([root, path] if path else [root])
+        flags = ["-P"] if job.is_alone else []  # the working folder is no place to import from
+        command = [sys.executable, *flags, "-m", job.module, str(self.memory_mb), *job.arguments]
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, start_new_session=job.is_alone
+        )
+        return _Worker(process, job)
 
     def _patience(self) -> float:
         """Seconds until the next look at the clocks."""
@@ -178,6 +213,8 @@ class Pool:
                 worker.task, self._failed_starts = None, 0.0
             elif word == "R":
                 worker.reference_read = True
+            elif word.startswith("H "):
+                worker.helper = int(word[2:])
             elif worker.task is not None and worker.task >= 0:
                 results[worker.task] = Result(word, worker.reference_read)
                 worker.task = None
@@ -194,8 +231,8 @@ class Pool:
             self._failed_starts += weight
             if self._failed_starts >= MAX_TRIES:
                 raise HeadwayError(
-                    f"the verifier's worker process does not start (exit code {code}, {MAX_TRIES} tries); "
-                    f"does `python -c 'import math_verify'` work, and are {self.memory_mb} MB enough?"
+                    f"the {self.job.name}'s worker process does not start (exit code {code}, {MAX_TRIES} tries); "
+                    f"{self.job.cause}, and are {self.memory_mb} MB enough?"
                 )
         elif task is not None:
             tries[task] += weight
@@ -218,7 +255,7 @@ class Pool:
             if wall <= self.seconds:
                 continue
             used = worker.cpu_seconds()
-            if used is None or used - worker.cpu_before > self.seconds or wall > 5 * self.seconds:
+            if used is None or used > self.seconds or wall > 5 * self.seconds:
                 self._pool.remove(worker)
                 worker.end()
                 results[worker.task] = Result("timeout", worker.reference_read)
