@@ -27,7 +27,7 @@ check: .venv/.installed-dev
 	$(BIN)/python -m pytest tests/unit/test_house.py
 
 docs: .venv/.installed-dev
-	$(BIN)/python -m typer headway.cli utils docs --name headway --title 'The command line' --output docs/cli.md
+	$(BIN)/python -m typer headway.cli.entry utils docs --name headway --title 'The command line' --output docs/cli.md
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -12,8 +12,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from headway.config import Recipe, load_recipe
+from headway.config import Recipe
 from headway.pipeline import evaluate_checkpoint, run_recipe
+from headway.recipe import load_recipe
 from headway.report.markup import clean, percent
 from headway.report.progress import Display
 from headway.report.tables import render_staircase

@@ -16,13 +16,14 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.text import Text
 
-from headway.config import EndpointConfig, ProblemsConfig, SourceConfig, load_recipe
+from headway.config import EndpointConfig, ProblemsConfig, SourceConfig
 from headway.durable import refusing
 from headway.errors import ConfigError, DataError
 from headway.lock import FolderLock
 from headway.problems.clean import deduplicate
 from headway.problems.gather import check_references, gather
 from headway.problems.load import load
+from headway.recipe import load_recipe
 from headway.report.markup import amount, clean, duration
 from headway.report.progress import Display
 from headway.store.store import Store

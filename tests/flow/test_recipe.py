@@ -21,8 +21,9 @@ import pytest
 from safetensors.torch import load_file
 
 from headway.cli import main
-from headway.config import STAGES, load_recipe
+from headway.config import STAGES
 from headway.model.tokenizer import Tokenizer
+from headway.recipe import load_recipe
 from headway.runs import Run
 from headway.store.store import Store
 from headway.types import Split

@@ -11,6 +11,7 @@ import pytest
 import typer
 
 from headway import __version__, cli
+from headway.cli import table_verbs
 from headway.errors import ConfigError, RunError
 from headway.store.store import Store
 from headway.types import Outcome, Problem, Rollout, Split, StopReason, Verdict
@@ -214,12 +215,12 @@ def test_show_of_an_unknown_id_is_one_line(capsys, run_with_rollouts):
 
 
 def test_rows_in_a_pipe_are_tab_separated_and_escaped(capsys):
-    cli._print_rows(["id", "text"], [["a", "x\ty\nz\x1b[31m"], [None, 0.5]])
+    table_verbs._print_rows(["id", "text"], [["a", "x\ty\nz\x1b[31m"], [None, 0.5]])
     assert capsys.readouterr().out == "id\ttext\na\tx\\ty\\nz\\x1b[31m\n\t0.5\n"
 
 
 def test_rows_in_a_terminal_carry_no_foreign_control_character():
-    code = "from headway.cli import _print_rows; _print_rows(['id', '[red]t'], [['a', 'x\\x1b]0;evil\\x07 [bold]y']])"
+    code = "from headway.cli.table_verbs import _print_rows; _print_rows(['id', '[red]t'], [['a', 'x\\x1b]0;evil\\x07 [bold]y']])"
     ours, theirs = pty.openpty()
     with subprocess.Popen([sys.executable, "-c", code], stdout=theirs, env=os.environ | {"TERM": "dumb", "COLUMNS": "80"}):
         pass

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from headway.config import STAGES, load_recipe, parse_recipe
+from headway.config import STAGES
 from headway.errors import ConfigError
+from headway.recipe import load_recipe, parse_recipe
 from headway.types import Split
 
 RECIPES = Path(__file__).parents[2] / "recipes"

@@ -8,7 +8,7 @@ import pytest
 from typer.main import get_command
 
 from headway.cli import app
-from headway.config import load_recipe
+from headway.recipe import load_recipe
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "dev" / "RUNBOOK.md", *sorted((ROOT / "docs").glob("*.md"))]

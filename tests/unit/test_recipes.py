@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from headway.config import load_recipe
+from headway.recipe import load_recipe
 from headway.types import Split
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from headway.config import Recipe, parse_recipe
+from headway.config import Recipe
 from headway.durable import read_json
 from headway.errors import CheckpointError, RunError
+from headway.recipe import parse_recipe
 from headway.runs import Run, first_difference
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from tiny_sampler import parities, policy, sampler, tokenizer
 
-from headway.config import parse_recipe
+from headway.recipe import parse_recipe
 from headway.runs import Run
 from headway.stages.workspace import Workspace
 from headway.store.store import Store
