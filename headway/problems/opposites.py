@@ -10,9 +10,12 @@ English words: what they do not know, they do not object to. This file does not 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from difflib import SequenceMatcher
+from itertools import pairwise
 
 SAME_PLACE = 4  # words: longer replaced passages are rewritten, so opposite words in them prove nothing
+BEGINNING = 3  # stems of a question that name what it is about
 
 _FIRM = """
     minimum minimal least smallest lowest fewest min shortest | maximum maximal greatest largest highest most biggest max longest
@@ -63,12 +66,14 @@ _IN_PLACE = """
     centroid | orthocenter | circumcenter | incenter
     rotation | reflection
     hypotenuse | leg
+    fewer less | as
+    original originally before | discounted reduced final after
     divides | multiplies
 """
 _KINDS = """
     length: minute minutes | hour hours | days day | week weeks | month months | years year
     size: area | perimeter | volume | circumference | radius | diameter | width wide | height tall high
-    share: left remain remains remaining unused leftover still | total altogether combined together sum overall | exceed exceeds outnumber than difference differ
+    share: left remain remains remaining unused leftover still | total altogether combined together sum overall in-all | exceed exceeds outnumber than difference differ
     money: profit | spend spent cost costs pay paid price bill | earn earned revenue earnings receive
     statistic: mean average | median | mode
 """
@@ -81,7 +86,9 @@ def _groups(text: str) -> list[list[frozenset[str]]]:
 _FIRM_GROUPS = _groups(_FIRM)
 _PLACE_GROUPS = _groups(_FIRM) + _groups(_IN_PLACE)
 _KIND_GROUPS = _groups("\n".join(line.split(":")[1] for line in _KINDS.strip().splitlines()))
-_CAN_OPPOSE = frozenset(word for group in _PLACE_GROUPS for member in group for word in member)
+_ONE_SIDED = _groups("left remain remains remaining unused leftover | exceed exceeds outnumber than difference differ")[0]
+_MINOR = frozenset("minut hour day week month year dollar cent money inch foot pound mile ounc number amount long far".split())
+_PRONOUNS = frozenset("he she they it his her their".split())
 
 
 def opposed(a: Sequence[str], b: Sequence[str]) -> list[str]:
@@ -114,30 +121,72 @@ def _exchanged(a: set[str], b: set[str], groups: Sequence[Sequence[frozenset[str
     return ""
 
 
-def asked_otherwise(
-    asked_a: Sequence[str], asked_b: Sequence[str], rest_a: set[str], rest_b: set[str], minor: frozenset[str], kinds_a: set[str], kinds_b: set[str]
-) -> str:
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a question asks, and the story it asks it of: `words` as they stand, `stems` in order, the `names` among the stems, the
+    `variables` asked for, the `head` (the two stems behind "how many"), and the stems and variables (`letters`) of the `story` before."""
+
+    words: tuple[str, ...]
+    stems: tuple[str, ...]
+    names: frozenset[str]
+    variables: frozenset[str]
+    head: tuple[str, ...]
+    story: frozenset[str]
+    letters: frozenset[str]
+
+
+def asked_otherwise(a: Asked, b: Asked) -> str:
     """Do two questions about one story ask for different things? "" if not, else which.
 
-    `asked` are the stems of the question itself, `rest` those of everything before it, `minor` stems that decide nothing (names apart),
-    `kinds` the question's words as they stand. Three signs: another kind of quantity; each asks for a thing that both stories know
-    and the other does not ask for; the story is word for word the same and the questions share next to nothing.
+    Signs: another kind of quantity; another thing counted that both stories know; another variable; both begin with a thing (or a
+    name) that both stories know and the other does not ask for. Where the story is word for word the same, also: hardly a word shared,
+    a comparison or a rest on one side only, a name on one side only, or a small difference by a word that the story knows.
     """
-    kind = _exchanged_kinds(kinds_a, kinds_b)
+    kind = _exchanged_kinds(_kinds(a.words), _kinds(b.words))
     if kind:
         return f"asked: {kind}"
-    only_a, only_b = set(asked_a) - set(asked_b), set(asked_b) - set(asked_a)
-    known_a = sorted(word for word in only_a - minor if word in rest_b and word in rest_a)
-    known_b = sorted(word for word in only_b - minor if word in rest_a and word in rest_b)
-    if known_a and known_b:
-        return f"asked: {' '.join(known_a[:3])} | {' '.join(known_b[:3])}"
-    size = len(rest_a) + len(rest_b)
-    if size and 2 * len(rest_a & rest_b) >= 0.95 * size:
-        shared = 2 * len(set(asked_a) & set(asked_b))
-        total = len(set(asked_a)) + len(set(asked_b))
-        if (total and shared < 0.5 * total) or known_a or known_b:
-            return f"asked: {' '.join(sorted(only_a)[:4])} | {' '.join(sorted(only_b)[:4])}"
+    if a.head and b.head and not {*a.head} & {*b.stems} and not {*b.head} & {*a.stems}:
+        if any(word in b.story for word in a.head) and any(word in a.story for word in b.head):
+            return f"asked: {' '.join(a.head)} | {' '.join(b.head)}"
+    if a.variables and b.variables and not a.variables & b.variables and a.variables <= b.letters and b.variables <= a.letters:
+        return f"asked: {' '.join(sorted(a.variables))} | {' '.join(sorted(b.variables))}"
+    for names in (True, False):
+        only_a = [word for word in _known(a, b, names, BEGINNING) if word not in _MINOR]
+        only_b = [word for word in _known(b, a, names, BEGINNING) if word not in _MINOR]
+        if only_a and only_b:
+            return f"asked: {only_a[0]} | {only_b[0]}"
+    if a.story and 2 * len(a.story & b.story) >= 0.95 * (len(a.story) + len(b.story)):
+        return _differs_in_one_story(a, b)
     return ""
+
+
+def _differs_in_one_story(a: Asked, b: Asked) -> str:
+    """`asked_otherwise` where the stories are word for word the same."""
+    shared, total = 2 * len({*a.stems} & {*b.stems}), len({*a.stems}) + len({*b.stems})
+    kinds_a, kinds_b = _kinds(a.words), _kinds(b.words)
+    known_a, known_b = _known(a, b, None, 99), _known(b, a, None, 99)
+    is_one_word = bool(known_a and ({*b.stems} <= {*a.stems} or known_b) or known_b and {*a.stems} <= {*b.stems})
+    names = bool({*a.stems} & a.names) != bool({*b.stems} & b.names) and any(w in a.names | b.names for w in known_a + known_b)
+    has_pronoun = bool(_PRONOUNS & {*a.words, *b.words})
+    ratio = SequenceMatcher(None, a.words, b.words, autojunk=False).ratio()
+    others = any(one & kinds_a and not one & kinds_b or one & kinds_b and not one & kinds_a for one in _ONE_SIDED)
+    if (total and shared < 0.5 * total) or others or (names and not has_pronoun) or (is_one_word and ratio >= 0.6):
+        return f"asked: {' '.join(a.words[:8])} | {' '.join(b.words[:8])}"
+    return ""
+
+
+def _kinds(words: Sequence[str]) -> set[str]:
+    """The words of a question, with "in all" as one."""
+    return {*words, *(("in-all",) if ("in", "all") in pairwise(words) else ())}
+
+
+def _known(a: Asked, b: Asked, names: bool | None, length: int) -> list[str]:
+    """The stems among the first `length` that `a` asks for, `b` does not, and both stories know; names only, others only, or all."""
+    return [
+        stem
+        for stem in a.stems[:length]
+        if stem not in b.stems and stem in a.story and stem in b.story and (names is None or (stem in a.names) is names)
+    ]
 
 
 def _exchanged_kinds(a: set[str], b: set[str]) -> str:

@@ -3,7 +3,7 @@ r"""A question as the comparison of two questions sees it: numbers by value, for
     "1. Jean has 30 lollipops. She eats $\frac12$ of them. Give your answer as an integer."
     tokens   has? no: dressing, numbering, the wish for a format and stop words are gone
              jean #30 lollipop | eat #1/2
-    key      (1/2, 30)          the values without 0, 1, 2, which every rewriting adds and drops ("one", "both", "squared")
+    key      "1/2 30"           the values without 0, 1, 2, which every rewriting adds and drops ("one", "both", "squared")
 
 Formulas lose their LaTeX: `\le` `<=` and `≤` are one symbol, as are `x^2` and `x²`; braces, dollars and parentheses go. Drawings ([asy]),
 answer choices "(A) 3 (B) 4" and instructions ("Express your answer as ...") are no part of the question, unless nothing else is left.
@@ -61,12 +61,13 @@ _TEX = (
     (re.compile(r"\\(?:pmod|bmod|mod)(?![a-zA-Z])"), " mod "), (re.compile(r"\\%"), "%"), (re.compile(r"\\[$]"), " "),
     (re.compile(r"\\mid(?![a-zA-Z])|\\vert(?![a-zA-Z])|\\[lr]vert(?![a-zA-Z])"), "|"), (re.compile(r"\\degree(?![a-zA-Z])"), r"\\circ"),
 )  # fmt: skip
+_FRACTION = re.compile(r"\\frac\s*\{(?!\s*\d+\s*\}\s*\{\s*\d+\s*\})([^{}]*)\}\s*\{([^{}]*)\}")
 _TOKEN = re.compile(rf"{NUMBER}|[^\W\d_]+(?:'[^\W\d_]+)*|\\[a-zA-Z]+|\\\\|<=|>=|!=|\*\*|[^\s]")
 _ORDINAL = re.compile(r"(?<![/\d.])(\d+)(?:\s*\^?\s*\{?\s*(?:\\text\w*\s*)?\{?\s*(?:st|nd|rd|th)\b\s*\}?\s*\}?)")
 _PLAIN_FUNCTIONS = frozenset("sin cos tan log ln sqrt gcd lcm mod pi cot sec csc".split())
 _SYNTAX = {"**": "^", "\\sqrt": "sqrt", "\\pi": "pi", "\\circ": "degree", "degrees": "degree", "\\to": "to", "\\equiv": "="}
-_GONE = frozenset("{ } ( ) $ , . ; : ? ! \" ' _ & # \\\\ @ \\".split())
-OPERATORS = frozenset("+ - * / ^ = < > <= >= != | [ ] %".split())
+_GONE = frozenset("{ } ( ) $ , . ; : ? ! \" ' _ # \\\\ @ \\".split())
+OPERATORS = frozenset("+ - * / ^ = < > <= >= != | [ ] % &".split())
 
 STOP = frozenset(
     """a an the and or of to in on at by for with from as is are was were be been being am i it its it's this that these those he she they
@@ -88,12 +89,14 @@ _BASE = {form: forms.split()[0] for forms in _IRREGULAR.split(",") for form in f
 @dataclass(frozen=True, slots=True)
 class Reading:
     """`tokens` of all sentences in order ("#1/2" a number, "~x" a variable, "~+" an operator, words as stems), `ends` (how many
-    tokens each sentence closes with), `key` (sorted values that must agree), `names` (stems that look like proper names), and
+    tokens each sentence closes with), `key` (sorted values that must agree), `firm` (those without small numbers in
+    words: "eight vertices of an octagon"), `names` (stems that look like proper names), and
     `words`, the words as they stand in order. `asked` are the words of the question itself, whose tokens begin at `asked_at`."""
 
     tokens: tuple[str, ...]
     ends: tuple[int, ...]
-    key: tuple[Fraction, ...]
+    key: str
+    firm: str
     names: frozenset[str]
     words: tuple[str, ...]
     asked: tuple[str, ...]
@@ -107,6 +110,7 @@ def read_question(question: str) -> Reading:
     names: set[str] = set()
     words: list[str] = []
     hard: set[Fraction] = set()
+    firm: set[Fraction] = set()
     asked_at, asked_from = 0, 0
     for sentence in _asked_last(sentences(question)):
         asked_at, asked_from = len(tokens), len(words)
@@ -118,10 +122,12 @@ def read_question(question: str) -> Reading:
             value = value_of(token)
             if value is not None and value not in (0, 1, 2) and not _counts_company(lower, numbered, i, value):
                 hard.add(value)
+                if value > 12 or value.denominator > 1 or str(value) in lower:
+                    firm.add(value)
         words += [token.lower() for token in lower if token[0].isalpha() and len(token) > 1]
         tokens += _symbols(numbered)
         ends.append(len(tokens))
-    return Reading(tuple(tokens), tuple(ends), tuple(sorted(hard)), frozenset(names), tuple(words), tuple(words[asked_from:]), asked_at)
+    return Reading(tuple(tokens), tuple(ends), " ".join(map(str, sorted(hard))), " ".join(map(str, sorted(firm))), frozenset(names), tuple(words), tuple(words[asked_from:]), asked_at)
 
 
 def _asked_last(parts: list[str]) -> list[str]:
@@ -159,6 +165,10 @@ def sentences(question: str) -> list[str]:
     if "\\" in text:
         for pattern, replacement in _TEX:
             text = pattern.sub(replacement, text)
+    for _ in range(3):  # symbolic fractions, from the inside out; those of whole numbers are read as numbers
+        text, changed = _FRACTION.subn(r" \1 / \2 ", text) if "\\frac" in text else (text, 0)
+        if not changed:
+            break
     text = _ORDINAL.sub(r" ord\1 ", text)
     parts = [part for part in _ENDING.split(text) if part.strip()]
     asked = [part for part in parts if not _INSTRUCTION.match(part.strip(" *("))]

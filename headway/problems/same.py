@@ -1,7 +1,7 @@
 r"""Are two questions one problem in other words? A score of what they share, and what speaks against it.
 
     1. numbers    the values that must agree (reading.key) agree, and no other value stands on one side against another on the other
-    2. score      2 * shared weight / weight of both,  over word stems (1; everyday words 0.5; names 0.25), numbers (1.5 each) and
+    2. score      2 * shared weight / weight of both, over word stems (1; everyday words 0.5; names 0.25), numbers (1 to 2.5) and
                   symbols of formulas (0.5, variables by the order in which they appear)
     3. evidence   the shared weight itself: two short everyday questions with equal small numbers are no proof
     4. conflicts  a formula that differs in an operator; opposite words in the same place ("minimum"/"maximum", "more"/"fewer");
@@ -17,17 +17,22 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 from fractions import Fraction
+from itertools import pairwise, takewhile
 
 from headway.problems.numerals import value_of
-from headway.problems.opposites import asked_otherwise, opposed
-from headway.problems.reading import OPERATORS, Reading
+from headway.problems.opposites import Asked, asked_otherwise, opposed
+from headway.problems.reading import OPERATORS, STOP, Reading, stem
 
-SCORE = 0.5  # of the weight of both sides
-WORDS = 0.25  # of the weight of the words alone, where there are words
+SCORE = 0.52  # of the weight of both sides
+WORDS = 0.25  # of the weight of the words alone, unless symbols of formulas are most of what is shared
 EVIDENCE = 5.0  # shared weight
+CLEAR = 0.85  # score from which on LITTLE evidence is enough
+LITTLE = 3.5
+_BY_ANSWERS = {0: (SCORE, EVIDENCE), 1: (0.45, 4.5), -1: (0.75, 7.0)}  # references unknown, equal, different
+VERBATIM = 0.85  # of the words in order, from which on a text is the same but for single words_BY_ANSWERS = {0: (SCORE, EVIDENCE), 1: (0.45, 4.5), -1: (0.75, 7.0)}  # with the references unknown, equal, different
 
 _EVERYDAY = frozenset(
     """day cost buy hour money week left leav year spend minut pay sell remain second long friend rest month new work stor school eat peopl person start use
@@ -39,7 +44,8 @@ _EVERYDAY = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Likeness:
-    """How alike two questions are: `score` in [0, 1], the shared weight, and the `conflicts` ("numbers: 5 | 7", ...) that outweigh it.
+    """How alike two questions are: `score` in [0, 1], the shared weight (`evidence`, of it `symbols` in
+    formulas), what is known of the `answers`, the share of `words`, and the `conflicts` ("numbers: 5 | 7", ...) that outweigh it.
 
     `is_same` says whether they are one problem. `shared_numbers` and `shared_words` are what was found on both sides.
     """
@@ -47,6 +53,8 @@ class Likeness:
     score: float
     evidence: float
     words: float
+    symbols: float
+    answers: int
     conflicts: tuple[str, ...]
     shared_numbers: tuple[str, ...]
     shared_words: tuple[str, ...]
@@ -54,11 +62,22 @@ class Likeness:
     @property
     def is_same(self) -> bool:
         """One problem in other words?"""
-        return not self.conflicts and self.score >= SCORE and self.evidence >= EVIDENCE and self.words >= WORDS
+        return self.is_close and not self.conflicts
+
+    @property
+    def is_close(self) -> bool:
+        """Would it be, without conflicts?"""
+        score, evidence = _BY_ANSWERS[self.answers]
+        enough = self.evidence >= (min(LITTLE, evidence) if self.score >= CLEAR and self.answers >= 0 else evidence)
+        return enough and self.score >= score and (self.words >= WORDS or self.symbols >= 0.25 * self.evidence)
 
 
-def compare(a: Reading, b: Reading) -> Likeness:
-    """The likeness of two questions; symmetric in what it decides. Conflicts are only looked for where the score would suffice."""
+def compare(a: Reading, b: Reading, answers: int = 0) -> Likeness:
+    """The likeness of two questions. Conflicts are only looked for where the score would suffice.
+
+    `answers` says what is known of the two references: 1 equal, -1 different, 0 nothing. Equal ones lower the thresholds a little,
+    different ones raise them, since a copied problem may carry a wrong reference; neither decides.
+    """
     names = a.names | b.names
     words_a, words_b = _words(a), _words(b)
     common = sorted(words_a & words_b)
@@ -66,19 +85,18 @@ def compare(a: Reading, b: Reading) -> Likeness:
     both = sum(_weight(word, names) for word in (*words_a, *words_b))
     words = shared / both if both else 1.0
     numbers_a, numbers_b = _numbers(a), _numbers(b)
-    for one, many in (((numbers_a & numbers_b), 2), (numbers_a, 0), (numbers_b, 0)):
-        shared += many * 1.5 * len(one)
-        both += (many == 0) * 1.5 * len(one)
-    symbols_a, symbols_b = _formula_counts(a), _formula_counts(b)
+    shared += 2 * sum(map(_number_weight, numbers_a & numbers_b))
+    both += sum(map(_number_weight, numbers_a)) + sum(map(_number_weight, numbers_b))
+    symbols_a, symbols_b = formula_pairs(a), formula_pairs(b)
     agreeing = (symbols_a & symbols_b).total()
     shared += agreeing
     both += 0.5 * (symbols_a.total() + symbols_b.total())
     score = shared / both if both else 0.0
     numbers = tuple(str(value) for value in sorted(numbers_a & numbers_b))
-    conflicts: tuple[str, ...] = ()
-    if score >= SCORE and shared / 2 >= EVIDENCE and words >= WORDS:
-        conflicts = tuple(_conflicts(a, b))
-    return Likeness(score, shared / 2, words, conflicts, numbers, tuple(common))
+    found = Likeness(score, shared / 2, words, agreeing / 2, answers, (), numbers, tuple(common))
+    if not found.is_close:
+        return found
+    return replace(found, conflicts=conflicts(a, b))
 
 
 def _words(reading: Reading) -> set[str]:
@@ -93,35 +111,44 @@ def _weight(word: str, names: frozenset[str]) -> float:
     return 0.25 if word in names else 0.5 if word in _EVERYDAY else 1.0
 
 
+def _number_weight(value: Fraction) -> float:
+    """How much a shared number tells: 7 little, 57/160 much."""
+    size = max(value.numerator, value.denominator)
+    return 1.0 if size <= 10 else 1.5 if size <= 100 else 2.5
+
+
 def _is_symbol(token: str) -> bool:
     return token[0] == "~" or token in OPERATORS
 
 
-def _formula_counts(reading: Reading) -> Counter[str]:
-    """How often each operator and each variable (by its order of appearance) stands there."""
-    names: dict[str, str] = {}
-    counts: Counter[str] = Counter()
-    for token in reading.tokens:
-        if token[0] == "~":
-            counts[names.setdefault(token, f"~{len(names)}")] += 1
-        elif token in OPERATORS:
-            counts[token] += 1
-    return counts
+def formula_pairs(reading: Reading) -> Counter[tuple[str, str]]:
+    """How often each pair of neighbouring symbols stands in the formulas, variables by their order of appearance in each."""
+    return Counter(pair for chunk in _chunks(reading) for pair in pairwise(("", *_renamed(chunk))))
 
 
 # -- what speaks against it ---------------------------------------------------------------------------------------------
 
 
-def _conflicts(a: Reading, b: Reading) -> list[str]:
-    found = [_number_conflict(a, b), _place_conflict(a, b), *_formula_conflicts(a, b), *opposed(a.words, b.words), _asked_conflict(a, b)]
-    return [conflict for conflict in found if conflict]
+def conflicts(a: Reading, b: Reading) -> tuple[str, ...]:
+    """What makes two alike questions different problems, in words; () where nothing was found."""
+    is_verbatim = SequenceMatcher(None, a.words, b.words, autojunk=False).ratio() >= VERBATIM
+    found = [_number_conflict(a, b, is_verbatim), _place_conflict(a, b), *_formula_conflicts(a, b), *opposed(a.words, b.words)]
+    found.append(asked_otherwise(_asked(a), _asked(b)))
+    return tuple(conflict for conflict in found if conflict)
 
 
-def _number_conflict(a: Reading, b: Reading) -> str:
-    """A value that only one side has, against one that only the other has."""
-    only_a, only_b = _numbers(a) - _numbers(b), _numbers(b) - _numbers(a)
-    only_a, only_b = only_a - {Fraction(1), Fraction(0)}, only_b - {Fraction(1), Fraction(0)}
-    return f"numbers: {_list(only_a)} | {_list(only_b)}" if only_a and only_b else ""
+def _number_conflict(a: Reading, b: Reading, is_verbatim: bool) -> str:
+    """A value that only one side has, against one that only the other has; where all words are the same, any difference."""
+    ones = {Fraction(0), Fraction(1)}
+    only_a, only_b = _numbers(a) - _numbers(b) - ones, _numbers(b) - _numbers(a) - ones
+    if (only_a and only_b) or (is_verbatim and (only_a or only_b)):
+        return f"numbers: {_list(only_a)} | {_list(only_b)}"
+    if is_verbatim:  # one of two equal numbers was changed into another that stands there, too
+        count_a, count_b = (Counter(token for token in one.tokens if token[0] == "#") for one in (a, b))
+        more_a, more_b = count_a - count_b, count_b - count_a
+        if more_a and more_b:
+            return f"numbers: {' '.join(sorted(more_a))} | {' '.join(sorted(more_b))}"
+    return ""
 
 
 def _list(values: set[Fraction]) -> str:
@@ -129,7 +156,7 @@ def _list(values: set[Fraction]) -> str:
 
 
 def _contexts(reading: Reading) -> dict[str, set[str]]:
-    """Each number with the words around it: the two before and three after in its sentence."""
+    """Each number with the two words behind it, up to the next number, and the one before that no number has."""
     found: dict[str, set[str]] = {}
     start = 0
     for end in reading.ends:
@@ -137,8 +164,10 @@ def _contexts(reading: Reading) -> dict[str, set[str]]:
         start = end
         for i, token in enumerate(sentence):
             if token[0] == "#":
-                near = (*sentence[max(0, i - 1) : i], *sentence[i + 1 : i + 3])
-                found.setdefault(token, set()).update(word for word in near if word[0].isalpha())
+                near = list(takewhile(lambda word: word[0].isalpha(), sentence[i + 1 : i + 3]))
+                if i and sentence[i - 1][0].isalpha() and not any(one[0] == "#" for one in sentence[max(0, i - 3) : i]):
+                    near.append(sentence[i - 1])
+                found.setdefault(token, set()).update(near)
     return found
 
 
@@ -173,13 +202,15 @@ def _chunks(reading: Reading) -> list[tuple[str, ...]]:
     return found
 
 
+_SIGNS = frozenset("+ - ^ / sin cos tan sqrt".split())
+_RELATIONS = frozenset("< > <= >=".split())
 _FUNCTIONS = frozenset("sin cos tan log ln sqrt frac pi degree cot sec csc sum binom lfloor rfloor prod".split())
 
 
 def _renamed(chunk: Sequence[str]) -> tuple[str, ...]:
     """A formula with its variables numbered in order, without what is written or left out at will."""
     names: dict[str, str] = {}
-    kept = (token for token in chunk if token not in ("*", "frac", "/"))
+    kept = (token for token in chunk if token not in ("*", "frac"))
     return tuple(names.setdefault(token, f"~{len(names)}") if token[0] == "~" else token for token in kept)
 
 
@@ -195,6 +226,10 @@ def _formula_conflicts(a: Reading, b: Reading) -> list[str]:
         return []
     found: list[str] = []
     for chunk in left:
+        moved = next((one for one in right if sorted(one) == sorted(chunk) and {*one} & {"-", "/", "^", "&"}), None)
+        if moved:
+            found.append(f"formulas: {' '.join(chunk)} | {' '.join(moved)}")
+            continue
         best = max(right, key=lambda one: SequenceMatcher(None, chunk, one, autojunk=False).ratio(), default=())
         matcher = SequenceMatcher(None, chunk, best, autojunk=False)
         if matcher.ratio() < 0.6:
@@ -202,19 +237,29 @@ def _formula_conflicts(a: Reading, b: Reading) -> list[str]:
         for kind, i, j, k, m in matcher.get_opcodes():
             ours, theirs = chunk[i:j], best[k:m]
             inside = 0 < i and j < len(chunk) and 0 < k and m < len(best)
-            signs = {*ours, *theirs} & {"+", "-", "^", "sin", "cos", "tan", "sqrt", "<", ">", "<=", ">="}
-            if kind == "replace" and signs or kind in ("insert", "delete") and inside and signs:
+            signs = {*ours, *theirs} & (_SIGNS if kind in ("insert", "delete") else _SIGNS | _RELATIONS)
+            if signs and (kind == "replace" or (kind != "equal" and inside)):
                 found.append(f"formulas: {' '.join(ours)} | {' '.join(theirs)}")
     return found[:1]
 
 
-def _asked_conflict(a: Reading, b: Reading) -> str:
-    """Two questions about one story that ask for different things."""
-    minor = _EVERYDAY
-    rest_a, rest_b = _words_of(a.tokens[: a.asked_at]), _words_of(b.tokens[: b.asked_at])
-    asked_a, asked_b = sorted(_words_of(a.tokens[a.asked_at :])), sorted(_words_of(b.tokens[b.asked_at :]))
-    return asked_otherwise(asked_a, asked_b, rest_a, rest_b, minor, set(a.asked), set(b.asked))
+def _asked(reading: Reading) -> Asked:
+    """The part that asks, and the story before it."""
+    at, tokens = reading.asked_at, reading.tokens
+    stems = tuple(token for token in tokens[at:] if token[0].isalpha())
+    variables = frozenset(token for token in tokens[at:] if token[0] == "~")
+    story = frozenset(token for token in tokens[:at] if token[0].isalpha())
+    letters = frozenset(token for token in tokens if token[0] == "~")
+    return Asked(reading.asked, stems, reading.names, variables, _head(reading.asked), story, letters)
 
 
-def _words_of(tokens: Sequence[str]) -> set[str]:
-    return {token for token in tokens if token[0].isalpha()}
+def _head(words: Sequence[str]) -> tuple[str, ...]:
+    """The thing that is counted: the stems of the two words behind "how many" or "number of"; () where there is none."""
+    for i in range(len(words) - 2):
+        if words[i : i + 2] in (("how", "many"), ("number", "of")):
+            rest = [word for word in words[i + 2 : i + 6] if word not in _BEFORE_NOUN][:2]
+            return tuple(stem(word) for word in takewhile(lambda word: word not in STOP, rest))
+    return ()
+
+
+_BEFORE_NOUN = frozenset("more fewer less total additional different full whole of the such other possible distinct in".split())
