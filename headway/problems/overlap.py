@@ -15,7 +15,7 @@ A source that is one template around different facts (`templated`) is compared b
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -73,24 +73,23 @@ class HeldoutIndex:
         equal = self._equal.get(" ".join(words))
         if equal is not None:
             return self._removal(problem, equal, "equal", 1.0)
+        return max(self.find_all(problem, words), key=lambda removal: removal.score, default=None)
+
+    def find_all(self, problem: Problem, words: Sequence[str]) -> Iterator[Removal]:
+        """A removal for every held-out question that a problem repeats in other words."""
         if problem.source in self._templated:
-            return None
+            return
         reading = read_question(problem.question)
         runs: set[str] | None = None
-        best: Removal | None = None
         for i in self._candidates(reading):
             found = compare(reading, self._readings[i], _answers(problem.reference, self._problems[i].reference))
             if found.is_same:
-                rule, score = "rewritten", found.score
-            else:
-                runs = _runs(words) if runs is None else runs
-                score = _shared_runs(runs, self._runs[i])
-                if score < self._share or found.conflicts or conflicts(reading, self._readings[i]):
-                    continue
-                rule = "runs"
-            if best is None or score > best.score:
-                best = self._removal(problem, i, rule, score, found.shared_numbers, found.shared_words)
-        return best
+                yield self._removal(problem, i, "rewritten", found.score, found.shared_numbers, found.shared_words)
+                continue
+            runs = _runs(words) if runs is None else runs
+            share = _shared_runs(runs, self._runs[i])
+            if share >= self._share and not found.conflicts and not conflicts(reading, self._readings[i]):
+                yield self._removal(problem, i, "runs", share, found.shared_numbers, found.shared_words)
 
     def _candidates(self, reading: Reading) -> list[int]:
         """The held-out questions with the same numbers that share most words and symbols, best first."""
