@@ -5,7 +5,7 @@
 DATA is a folder with eval/gsm8k_test.jsonl, eval/math500.jsonl, eval/aime24.jsonl, eval/aime25.jsonl, eval/amc23.jsonl, eval/svamp.json and
 train/gsm8k_train.jsonl as their authors publish them. One JSON line a class (found or removed of how many) and a total for each kind:
 
-    planted      an evaluation question rewritten by one to four operations of `paraphrases.KEEPING`; a class is the first of them
+    planted      an evaluation question rewritten by one to four operations of `paraphrases.KEEPING`; a class has this one for certain
     hand         tests/cases/decontamination.jsonl: rewritten by a person; look-alikes by one changed number, operator, quantity
     look-alike   one operation of `paraphrases.CHANGING`
     natural      GSM8K's training questions against all evaluation sets, and each evaluation set against itself, without equal references
@@ -41,18 +41,18 @@ def part_of(problem: Problem) -> str:
 
 
 def planted(problems: list[Problem], per_class: int, seed: int) -> Iterator[Planted]:
-    """Rewritten questions: for each operation `per_class` that begin with it, followed by up to three others."""
+    """Rewritten questions: for each operation `per_class` with it and up to three others."""
     for name, first in KEEPING.items():
         chance = random.Random(f"{seed}/{name}")
         made = 0
         for problem in sorted(problems, key=lambda p: content_id(seed, name, p.id)):
             if made == per_class:
                 break
-            text = first(problem.question, chance)
-            if text is None:
+            if first(problem.question, chance) is None:
                 continue
-            others = [other for other in KEEPING if other != name]
-            for other in chance.sample(others, chance.randrange(4)):
+            others = chance.sample([other for other in KEEPING if other != name], chance.randrange(4))
+            text = problem.question
+            for other in (other for other in KEEPING if other in others or other == name):
                 text = KEEPING[other](text, chance) or text
             made += 1
             yield name, problem, text

@@ -16,6 +16,7 @@ Rewrite = Callable[[str, random.Random], str | None]
 
 NAMES = "Priya Omar Ingrid Tomasz Keiko Fatima Diego Solveig Kwame Lucia Bram Nadia Yusuf Greta Anouk Pavel Zainab Mateo Elif Rohan".split()
 TITLES = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday January February March April May June July August September October November December".split()
+_NO_NAMES = "How What When Where Which Who The They There Then This That These Each Every After Before And But Find Solve".split()
 OBJECTS = dict(
     pair.split("=") for pair in """apple=pear apples=pears orange=plum oranges=plums book=magazine books=magazines egg=bun eggs=buns cookie=muffin
     cookies=muffins marble=bead marbles=beads pencil=crayon pencils=crayons ball=frisbee balls=frisbees card=stamp cards=stamps car=van cars=vans
@@ -65,11 +66,11 @@ def in_words(value: int) -> str:
 
 def is_formal(text: str) -> bool:
     """Has it formulas?"""
-    return "$" in text.replace("$ ", "") and "\\" in text or bool(re.search(r"\$[^$\d][^$]*\$|\\\(|\\\[", text))
+    return bool(re.search(r"\$[^$\d\s][^$]*\$|\$\d[^$\s]*\$|\\\(|\\\[|\\[a-z]{2}", text))
 
 
 def names(text: str, chance: random.Random) -> str | None:
-    found = [n for n in dict.fromkeys(re.findall(r"(?<=[a-z,] )[A-Z][a-z]{2,}\b", text)) if n not in TITLES]
+    found = [n for n in dict.fromkeys(re.findall(r"(?<=[a-z,] )[A-Z][a-z]{2,}\b", text)) if n not in TITLES and n not in _NO_NAMES]
     if not found or is_formal(text):
         return None
     new = dict(zip(found, chance.sample([n for n in NAMES if n not in text], len(found)), strict=True)) if len(found) < 15 else {}
@@ -103,7 +104,7 @@ def numbers_in_words(text: str, chance: random.Random) -> str | None:
 
 
 def words_in_numbers(text: str, chance: random.Random) -> str | None:
-    new = re.sub(r"\b(?:" + "|".join(UNITS[2:]) + r")\b(?!-)", lambda m: str(UNITS.index(m[0])), text)
+    new = re.sub(r"(?<!-)(?<!and )\b(?:" + "|".join(UNITS[2:]) + r")\b(?!-| hundred| thousand| million| and a half)", lambda m: str(UNITS.index(m[0])), text)
     return new if new != text else None
 
 
@@ -122,7 +123,7 @@ def number_notation(text: str, chance: random.Random) -> str | None:
 def plain_text(text: str, chance: random.Random) -> str | None:
     if "\\begin" in text or "[asy]" in text or not is_formal(text):
         return None
-    new = re.sub(r"\\(?:left|right|displaystyle|,|!|;)(?![a-zA-Z])", "", text)
+    new = re.sub(r"(\d)(\\[dt]?frac)", r"\1 \2", re.sub(r"\\(?:left|right|displaystyle|,|!|;)(?![a-zA-Z])", "", text))
     for _ in range(3):
         new = re.sub(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}", lambda m: f"{_bracket(m[1])}/{_bracket(m[2])}", new)
         new = re.sub(r"\\sqrt\s*\{([^{}]*)\}", r"√(\1)", new)
@@ -142,7 +143,7 @@ def _bracket(text: str) -> str:
 
 
 def as_latex(text: str, chance: random.Random) -> str | None:
-    if "$" in text or "\\" in text:
+    if "$" in text or "\\" in text or "√" in text:
         return None
     new = re.sub(r"(?<![\w.,/:-])(\d+(?:\.\d+)?)(?![\w/:-]|[.,]\d)", r"$\1$", text)
     return new if new != text else None
@@ -162,7 +163,7 @@ def variables(text: str, chance: random.Random) -> str | None:
 
 
 def _sentences(text: str) -> list[str]:
-    return re.split(r"(?<=[.?!])\s+(?=[A-Z])", text.strip())
+    return re.split(r"(?<=[.?!])(?<!Mr\.)(?<!Mrs\.)(?<!Ms\.)(?<!Dr\.)\s+(?=[A-Z])", text.strip())
 
 
 def question_first(text: str, chance: random.Random) -> str | None:
@@ -184,7 +185,7 @@ def reordered(text: str, chance: random.Random) -> str | None:
 def split_or_joined(text: str, chance: random.Random) -> str | None:
     if is_formal(text):
         return None
-    new = re.sub(r", and (\w)", lambda m: ". Also, " + m[1], text, count=1) if ", and " in text else re.sub(r"\. ([A-Z])", r"; \1", text, count=1)
+    new = re.sub(r", and (?=(?:he|she|they|it|then|each|the)\b)", ". Also, ", text, count=1) if ", and " in text else re.sub(r"(?<!Mr)(?<!Mrs)(?<!Ms)(?<!Dr)\. ([A-Z])", r"; \1", text, count=1)
     return new if new != text else None
 
 
@@ -224,8 +225,11 @@ def punctuation(text: str, chance: random.Random) -> str | None:
     return re.sub(r" ", lambda m: chance.choice([" ", " ", "  ", "\n", "\u00a0"]), text)
 
 
+_NO_TYPOS = {*UNITS, *TENS, "third", "fourth", "fifth", "twice", "thrice", "double", "triple", "there", "quarter", "dozen", "hundred", "thousand", "minimum", "maximum"}
+
+
 def typos(text: str, chance: random.Random) -> str | None:
-    words = [m for m in re.finditer(r"(?<![\\\w$^{])[a-z]{5,}\b", text) if m[0] not in ("minimum", "maximum")]
+    words = [m for m in re.finditer(r"(?<![\\\w$^{])[a-z]{5,}\b", text) if m[0] not in _NO_TYPOS]
     if len(words) < 4:
         return None
     for m in sorted(chance.sample(words, 2), key=lambda m: -m.start()):
@@ -234,11 +238,12 @@ def typos(text: str, chance: random.Random) -> str | None:
     return text
 
 
+# in the order in which they are applied: numbering stands in front of a text whatever was done to it
 KEEPING: dict[str, Rewrite] = {
     "names": names, "objects": objects, "synonyms": synonyms, "numbers in words": numbers_in_words, "words in numbers": words_in_numbers,
     "number notation": number_notation, "plain text": plain_text, "as LaTeX": as_latex, "variables": variables, "question first": question_first,
-    "reordered": reordered, "split or joined": split_or_joined, "question form": question_form, "passive": passive, "prefix": prefix,
-    "suffix": suffix, "label": label, "punctuation": punctuation, "typos": typos,
+    "reordered": reordered, "split or joined": split_or_joined, "question form": question_form, "passive": passive, "typos": typos,
+    "suffix": suffix, "label": label, "prefix": prefix, "punctuation": punctuation,
 }  # fmt: skip
 
 # -- another problem ------------------------------------------------------------------------------------------------------
@@ -287,7 +292,7 @@ def other_word(text: str, chance: random.Random) -> str | None:
 
 def other_sign(text: str, chance: random.Random) -> str | None:
     places = [m for m in re.finditer(r"(?<=[\w})\s])\s*[+-]\s*(?=[\w\\({])", text) if is_formal(text)]
-    inside = [m for m in places if text[: m.start()].count("$") % 2 or "\\[" in text[: m.start()]]
+    inside = [m for m in places if text[: m.start()].count("$") % 2 or text.rfind("\\[", 0, m.start()) > text.rfind("\\]", 0, m.start())]
     if not inside or "[asy]" in text:
         return None
     m = chance.choice(inside)

@@ -30,6 +30,7 @@ _PARTS = """third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth
 _PART = {word: 3 + i for i, word in enumerate(_PARTS)} | {"quarter": 4, "hundredth": 100}
 _PART |= {word + "s": value for word, value in _PART.items()}
 _AFTER_PART = frozenset("of as the less more his her their its that this what".split())  # "a third of", not "a third box"
+_DASH = ("-", "\u2011")
 _PERCENT = frozenset(("%", "\\%", "percent", "percentage"))
 _CLOCK = re.compile(r"(\d{1,2}):([0-5]\d)")
 _DIGITS = re.compile(r"\d|\.\d")
@@ -93,7 +94,7 @@ def _scaled(value: Fraction, tokens: Sequence[str], i: int) -> tuple[Fraction, i
         return value / 100, i + 2
     if i < size and tokens[i] in ("dozen", "dozens"):
         return value * 12, i + 1
-    if i < size and tokens[i] in ("thousand", "million", "billion"):
+    if i < size and tokens[i] in _LARGE:
         return value * _LARGE[tokens[i]], i + 1
     return value, i
 
@@ -110,6 +111,8 @@ def _numeral(tokens: Sequence[str], i: int) -> tuple[Fraction | None, int]:
     over = _over(tokens, i)
     if over and value.denominator == 1:
         return value / over, i + 2
+    if value.denominator == 1 and 0 < value < 20 and _is_part(tokens, i, is_plural=True) and tokens[i][-1] == "s":  # 2 thirds
+        return value / _PART[tokens[i]], i + 1
     if value.denominator == 1 and i < len(tokens) and tokens[i].isdigit() and len(tokens[i]) <= LONGEST:
         over = _over(tokens, i + 1)
         if over and int(tokens[i]) < over:  # 3 1/2
@@ -147,7 +150,7 @@ def _words(tokens: Sequence[str], i: int) -> tuple[Fraction | None, int]:
             else:
                 total, current = total + max(current, 1) * large, 0
             last = large
-        elif word == "-" and i + 1 < size and (tokens[i + 1] in _SMALL and last >= 20) and last < 100:
+        elif word in _DASH and i + 1 < size and (tokens[i + 1] in _SMALL and last >= 20) and last < 100:
             pass
         elif word == "and" and last >= 100 and i + 1 < size and tokens[i + 1] in _SMALL:
             pass
@@ -155,7 +158,7 @@ def _words(tokens: Sequence[str], i: int) -> tuple[Fraction | None, int]:
             break
         i += 1
     value = Fraction(total + current)
-    dash = i < size and tokens[i] == "-"
+    dash = i < size and tokens[i] in _DASH
     if _is_part(tokens, i + dash, is_plural=value > 1) and 0 < value < 20:
         return value / _PART[tokens[i + dash]], i + dash + 1
     if i < size and i + 1 < size and dash and tokens[i + 1] in ("half", "halves"):
@@ -174,6 +177,8 @@ def _is_part(tokens: Sequence[str], i: int, is_plural: bool = False) -> bool:
 
 def _tex_fraction(tokens: Sequence[str], i: int) -> tuple[Fraction | None, int]:
     r"""The value of \frac with two whole numbers: \frac{1}{2}, \frac12, \frac1{20}; None where anything else stands there."""
+    if tokens[i + 2 : i + 3] == ["/"] and tokens[i + 1].isdigit() and len(tokens[i + 1]) <= LONGEST and _over(tokens, i + 2):
+        return Fraction(int(tokens[i + 1]), _over(tokens, i + 2)), i + 4  # \frac 1/2, as `reading` writes \frac{1}{2}
     parts: list[int] = []
     j = i + 1
     pending = ""

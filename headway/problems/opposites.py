@@ -36,6 +36,7 @@ _FIRM = """
 _IN_PLACE = """
     more greater older taller longer heavier higher larger bigger faster further | less fewer younger shorter lighter lower smaller slower
     increase increased increases add added adds raise raised gain gained up | decrease decreased decreases reduce reduced drop dropped down
+    gained gain gains added adds add joined | lost loses lose removed removes remove deleted gave left
     earn earned earns received receive receives gets got finds found bought buys buy | spent spend spends gave give gives sold lost loses lose
     plus | minus | times | divided
     sum | difference | product | quotient
@@ -45,7 +46,7 @@ _IN_PLACE = """
     left remaining | total | sold | used
     radius | diameter | height | width | length | base | side | perimeter | area | volume
     mean average | median | mode | range
-    profit | cost | revenue | price | loss
+    profit | cost price | revenue | loss
     discount | tax | tip
     minute minutes | hour hours | day days | week weeks | month months | year years | second seconds
     inch inches | feet foot | yard yards

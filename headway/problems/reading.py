@@ -34,10 +34,11 @@ _LOWERED = str.maketrans(_SUPERSCRIPTS, "0123456789+-n")
 _SUBSCRIPTS = re.compile("[₀-₉]+")
 _DRAWING = re.compile(r"\[asy\].*?(?:\[/asy\]|\Z)", re.DOTALL)
 _CHOICES = re.compile(r"(?:\$|\\text\w*\{|\\mathrm\{|\s)*\(A\)[\s\S]{1,400}?\(B\)[\s\S]{1,400}?\(C\)[\s\S]*\Z")
+_REFERS = re.compile(r"\b(?:which|following|below)\b", re.IGNORECASE)  # to the choices themselves
 _LABEL = re.compile(
-    r"\A\s*(?:(?:#+\s*)?(?:problem|question|exercise|example|task|q|ex|no|part|prob)\s*[.:#]?\s*(?:\d+|[ivx]+|[a-h])(?:\.\d+)*\s*[.:)\-]*\s+"
-    r"|\*\*.{1,20}?\*\*\s*|(?:problem|question|exercise|task|q)\s*:\s*"
-    r"|\(?(?:\d{1,3}|[a-h]|[ivx]{1,4})[.)]\s*(?=[A-Z\\$(])|\[\d+ (?:points?|marks?)\]\s*|\(\d+ (?:points?|marks?)\)\s*)+",
+    r"\A\s*(?:(?:#+\s*)?(?:problem|question|exercise|example|task|q|ex|no|part|prob)\s*[.#]?\s*(?:\d+|[ivx]+|[a-h])(?:\.\d+)*\s*(?:[.:)]|\s-)\s*"
+    r"|(?:problem|question|exercise|task|q)\s*:\s*|\*\*[^*]{1,20}\*\*\s*|\[\d+ (?:points?|marks?)\]\s*|\(\d+ (?:points?|marks?)\)\s*"
+    r"|\(?(?:\d{1,3}|[a-h]|[ivx]{1,4})[.)]\s+(?=[A-Z\d\\$(]))+",
     re.IGNORECASE,
 )
 _INSTRUCTION = re.compile(
@@ -49,24 +50,29 @@ _INSTRUCTION = re.compile(
     r"|(?:please )?(?:reason|think|explain|show|justify|let's think|solve (?:it|this)|take a deep breath)\b.{0,60}(?:step|reasoning|carefully|work|detail)|hint\b|note that you\b)",
     re.IGNORECASE,
 )
-_ENDING = re.compile(r"(?<=[.?!])[\"')\]]*\s+|(?<=[?])|\n\s*\n|(?<=[a-z)]):\s+(?=[A-Z])")
+_HYPHEN = re.compile(r"(?<=[A-Za-z]{2})-(?=[A-Za-z]{2})|(?<=\d)-(?=[A-Za-z]{3})|(?<=\b[A-Za-z])-(?=[a-z]{3})")  # not a minus
+_ENDING = re.compile(r"(?<=[.?!])[\"')\]$]*\s+|(?<=[?])|\n\s*\n|(?<=[a-z)]):\s+(?=[A-Z])|\s+(?=(?:Let's think|Please reason) step)")
 _TEX = (
-    (re.compile(r"\\[dtc]frac\b"), r"\\frac"),
+    (re.compile(r"\\[dtc]frac(?![a-z])"), r"\\frac"), (re.compile(r"\\[\[\]()]"), " "), (re.compile(r"\$(\d[\d.,/]*)\$"), r"\1"), (re.compile(r"\$\s*\\?%"), "%"),
+    (re.compile(r"(\\sqrt|\^|_)\s*\{([^{}]*)\}"), r"\1 \2 "),
     (re.compile(r"\\(?:left|right|bigg?l?|bigg?r?|Bigg?[lr]?|displaystyle|quad|qquad|limits|ldots|cdots|dots|dotsm|dotsb|cdotp|middle)(?![a-zA-Z])|\\[,;:!]|\\ "), " "),
     (re.compile(r"\\(?:text|textbf|textit|mbox|mathrm|mathbf|operatorname|overline|mathcal|boldsymbol|emph|textrm|underline)\*?\s*(?=\{)"), " "),
     (re.compile(r"\\(?:begin|end)\s*\{[a-zA-Z]+\*?\}(?:\{[lcr|]+\})?"), " "),
     (re.compile(r"\\(?:leq|leqslant|le)(?![a-zA-Z])"), "<="), (re.compile(r"\\(?:geq|geqslant|ge)(?![a-zA-Z])"), ">="),
     (re.compile(r"\\(?:neq|ne)(?![a-zA-Z])"), "!="), (re.compile(r"\\(?:cdot|times|ast)(?![a-zA-Z])"), "*"),
     (re.compile(r"\\div(?![a-zA-Z])"), "/"), (re.compile(r"\\(?:lt)(?![a-zA-Z])"), "<"), (re.compile(r"\\gt(?![a-zA-Z])"), ">"),
-    (re.compile(r"\\(?:pmod|bmod|mod)(?![a-zA-Z])"), " mod "), (re.compile(r"\\%"), "%"), (re.compile(r"\\[$]"), " "),
+    (re.compile(r"\\(?:pmod|bmod|mod)(?![a-zA-Z])"), " mod "), (re.compile(r"\\%"), "%"),
+    (re.compile(r"\\frac\s*\{\s*(\d+)\s*\}\s*\{\s*(\d+)\s*\}"), r" \\frac \1/\2 "), (re.compile(r"\\[$]"), " "),
     (re.compile(r"\\mid(?![a-zA-Z])|\\vert(?![a-zA-Z])|\\[lr]vert(?![a-zA-Z])"), "|"), (re.compile(r"\\degree(?![a-zA-Z])"), r"\\circ"),
 )  # fmt: skip
-_FRACTION = re.compile(r"\\frac\s*\{(?!\s*\d+\s*\}\s*\{\s*\d+\s*\})([^{}]*)\}\s*\{([^{}]*)\}")
+_FRACTION = re.compile(r"\\frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
 _TOKEN = re.compile(rf"{NUMBER}|[^\W\d_]+(?:'[^\W\d_]+)*|\\[a-zA-Z]+|\\\\|<=|>=|!=|\*\*|[^\s]")
 _ORDINAL = re.compile(r"(?<![/\d.])(\d+)(?:\s*\^?\s*\{?\s*(?:\\text\w*\s*)?\{?\s*(?:st|nd|rd|th)\b\s*\}?\s*\}?)")
-_PLAIN_FUNCTIONS = frozenset("sin cos tan log ln sqrt gcd lcm mod pi cot sec csc".split())
+_PLAIN_FUNCTIONS = frozenset("sin cos tan arcsin arccos arctan log ln sqrt gcd lcm mod pi cot sec csc".split())
 _SYNTAX = {"**": "^", "\\sqrt": "sqrt", "\\pi": "pi", "\\circ": "degree", "degrees": "degree", "\\to": "to", "\\equiv": "="}
-_GONE = frozenset("{ } ( ) $ , . ; : ? ! \" ' _ # \\\\ @ \\".split())
+_GREEK = frozenset("alpha beta gamma delta epsilon theta lambda mu omega phi psi rho sigma tau zeta eta kappa xi varphi varepsilon ell".split())
+_UNITS = frozenset("cm mm km kg mg ml ft lb oz mi hr kmh mph lbs hrs min sec gb mb tv pj cd cds dvd dvds dj am pm".split())
+_GONE = frozenset("\u2011 { } ( ) $ , . ; : ? ! \" ' _ # \\\\ @ \\".split())
 OPERATORS = frozenset("+ - * / ^ = < > <= >= != | [ ] % &".split())
 
 STOP = frozenset(
@@ -76,7 +82,7 @@ STOP = frozenset(
     one ones into onto out up down off over about per such s t not no nor but let given suppose assume find calculate compute determine
     evaluate solve value number many much total altogether amount following express answer form get gets got going goes go make makes
     made take takes took want wants wanted decide decides decided need needs needed time times more less fewer now still after before
-    during per same other another already first next last own owns owned exactly currently altogether combined together overall""".split()
+    during per same other another already next own owns owned exactly currently altogether combined together overall""".split()
 )
 
 _IRREGULAR = """buy bought, sell sold, give gave given, pay paid, eat ate eaten, spend spent, take took taken, find found, lose lost, build built,
@@ -124,7 +130,7 @@ def read_question(question: str) -> Reading:
                 hard.add(value)
                 if value > 12 or value.denominator > 1 or str(value) in lower:
                     firm.add(value)
-        words += [token.lower() for token in lower if token[0].isalpha() and len(token) > 1]
+        words += [token.lower().removesuffix("'s") for token in lower if token[0].isalpha() and len(token) > 1]
         tokens += _symbols(numbered)
         ends.append(len(tokens))
     return Reading(tuple(tokens), tuple(ends), " ".join(map(str, sorted(hard))), " ".join(map(str, sorted(firm))), frozenset(names), tuple(words), tuple(words[asked_from:]), asked_at)
@@ -145,7 +151,7 @@ def _asked_last(parts: list[str]) -> list[str]:
 
 
 _ASKING = re.compile(
-    r"\b(?:by how|for how|in how|after how|how|what|which|find|calculate|compute|determine|evaluate|simplify|express|convert|count|who|where)\b", re.IGNORECASE
+    r"\b(?:by how|for how|in how|after how|how|what|find|calculate|compute|determine|evaluate|simplify|express|convert|count)\b|\A\s*(?:who|which|where)\b|\b(?:at|in|for|of|on) which\b", re.IGNORECASE
 )
 _CONDITION = re.compile(r"\b(?:if|given that|assuming|suppose|provided)\b", re.IGNORECASE)
 
@@ -159,20 +165,22 @@ def sentences(question: str) -> list[str]:
         text = unicodedata.normalize("NFKC", text)
     if "[asy]" in text:
         text = _DRAWING.sub(" ", text)
-    if "(A)" in text:
+    if "(A)" in text and not _REFERS.search(text):
         text = _CHOICES.sub("", text) or text
     text = _LABEL.sub("", text, count=1) or text
-    if "\\" in text:
+    if "\\" in text or "$" in text:
         for pattern, replacement in _TEX:
             text = pattern.sub(replacement, text)
     for _ in range(3):  # symbolic fractions, from the inside out; those of whole numbers are read as numbers
-        text, changed = _FRACTION.subn(r" \1 / \2 ", text) if "\\frac" in text else (text, 0)
+        text, changed = _FRACTION.subn(r" (\1) / (\2) ", text) if "\\frac" in text else (text, 0)
         if not changed:
             break
     text = _ORDINAL.sub(r" ord\1 ", text)
-    parts = [part for part in _ENDING.split(text) if part.strip()]
-    asked = [part for part in parts if not _INSTRUCTION.match(part.strip(" *("))]
-    return asked or parts
+    text = _HYPHEN.sub("\u2011", text)
+    parts = [" ".join(part.split()) for part in _ENDING.split(text) if part.strip()]
+    asked = [part for part in parts if not _INSTRUCTION.match(part.strip(" *("))] or parts
+    asked[0] = _LABEL.sub("", asked[0], count=1) or asked[0]
+    return asked
 
 
 def stem(word: str) -> str:
@@ -213,16 +221,22 @@ def _symbols(tokens: list[str]) -> list[str]:
             continue
         before, after = tokens[i - 1] if i else "", tokens[i + 1] if i < last else ""
         if token in OPERATORS:
-            if not (token in "-/" and (_is_word(before) or _is_word(after))):
+            if not (token in "-/" and _is_word(before) and _is_word(after)):
                 out.append(token)
         elif len(token) == 1:
             if token.isalpha() and (token not in "aAI" or _is_formula(before) or _is_formula(after)):
                 out.append("~" + token)
         elif token[0] == "\\":
-            out.append(token[1:].lower())
+            out.append(("~" if token[1:].lower() in _GREEK else "") + token[1:].lower())
+        elif len(token) < 4 and (before in _ARITHMETIC or after in _ARITHMETIC) and token.isalpha() and token not in _NO_PRODUCT:
+            out += ["~" + letter for letter in token]  # 2ab + 3
         elif token not in STOP:
             out.append(stem(token))
     return out
+
+
+_ARITHMETIC = ("+", "-", "=", "^")
+_NO_PRODUCT = STOP | _PLAIN_FUNCTIONS | _UNITS | {"sum", "arc", "max", "min"}
 
 
 def _is_word(token: str) -> bool:
@@ -244,4 +258,6 @@ def _collect_names(raw: list[str], names: set[str]) -> None:
 
 def _counts_company(lower: list[str], numbered: list[str], i: int, value: Fraction) -> bool:
     """Is it "all three", "the four of them": a count of what was named, which a rewriting adds or drops?"""
-    return i > 0 and value <= 5 and numbered[i - 1] in ("all", "the", "these", "those") and str(value) not in lower
+    return i > 0 and value <= 5 and (
+        numbered[i - 1] in ("all", "these", "those") or (numbered[i - 1] == "the" and str(value) not in lower)
+    )

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from difflib import SequenceMatcher
+from difflib import SequenceMatcher, get_close_matches
 from fractions import Fraction
 from itertools import pairwise, takewhile
 
@@ -29,9 +29,15 @@ from headway.problems.reading import OPERATORS, STOP, Reading, stem
 SCORE = 0.52  # of the weight of both sides
 WORDS = 0.25  # of the weight of the words alone, unless symbols of formulas are most of what is shared
 EVIDENCE = 5.0  # shared weight
-CLEAR = 0.85  # score from which on LITTLE evidence is enough
-LITTLE = 3.5
+CLEAR = 0.8  # score from which on LITTLE evidence is enough
+LITTLE = 3.0
 _BY_ANSWERS = {0: (SCORE, EVIDENCE), 1: (0.45, 4.5), -1: (0.75, 7.0)}  # references unknown, equal, different
+SAME_SENTENCE = 0.75  # of the words of two sentences in order, from which on they are one sentence
+SAME_ORDER = 0.9  # from which on its numbers must stand in the same order, too
+SKELETON = 0.65  # of all words in order, from which on a text with the same numbers in the same order is one with other names and things
+NEARLY = 0.6  # difflib's ratio from which on two formulas are one with changes
+LONG_FORMULA = 6  # symbols: shorter ones may be said in words
+LIKE = 0.86  # difflib's ratio from which on a word is another one misspelt
 VERBATIM = 0.85  # of the words in order, from which on a text is the same but for single words_BY_ANSWERS = {0: (SCORE, EVIDENCE), 1: (0.45, 4.5), -1: (0.75, 7.0)}  # with the references unknown, equal, different
 
 _EVERYDAY = frozenset(
@@ -58,6 +64,7 @@ class Likeness:
     conflicts: tuple[str, ...]
     shared_numbers: tuple[str, ...]
     shared_words: tuple[str, ...]
+    skeleton: bool = False
 
     @property
     def is_same(self) -> bool:
@@ -69,6 +76,8 @@ class Likeness:
         """Would it be, without conflicts?"""
         score, evidence = _BY_ANSWERS[self.answers]
         enough = self.evidence >= (min(LITTLE, evidence) if self.score >= CLEAR and self.answers >= 0 else evidence)
+        if self.skeleton:
+            return True
         return enough and self.score >= score and (self.words >= WORDS or self.symbols >= 0.25 * self.evidence)
 
 
@@ -80,6 +89,9 @@ def compare(a: Reading, b: Reading, answers: int = 0) -> Likeness:
     """
     names = a.names | b.names
     words_a, words_b = _words(a), _words(b)
+    if len(words_a & words_b) >= 0.4 * min(len(words_a), len(words_b)) and (misspelt := _misspelt(words_a, words_b)):
+        b = replace(b, tokens=tuple(misspelt.get(token, token) for token in b.tokens))
+        words_b = _words(b)
     common = sorted(words_a & words_b)
     shared = 2 * sum(_weight(word, names) for word in common)
     both = sum(_weight(word, names) for word in (*words_a, *words_b))
@@ -94,9 +106,33 @@ def compare(a: Reading, b: Reading, answers: int = 0) -> Likeness:
     score = shared / both if both else 0.0
     numbers = tuple(str(value) for value in sorted(numbers_a & numbers_b))
     found = Likeness(score, shared / 2, words, agreeing / 2, answers, (), numbers, tuple(common))
+    if not found.is_close and _is_skeleton(a, b, found):
+        found = replace(found, skeleton=True)
     if not found.is_close:
         return found
     return replace(found, conflicts=conflicts(a, b))
+
+
+def _is_skeleton(a: Reading, b: Reading, found: Likeness) -> bool:
+    """The same numbers in the same order in nearly the same words in the same order: only names and things are others. Or all the same."""
+    numbers_a, numbers_b = ([token for token in one.tokens if token[0] == "#"] for one in (a, b))
+    if a.tokens == b.tokens and a.tokens:
+        return True
+    if found.score < 0.5 or numbers_a != numbers_b or len(numbers_a) < 2 or min(len(a.words), len(b.words)) < 12 or found.answers < 0:
+        return False
+    return SequenceMatcher(None, a.words, b.words, autojunk=False).ratio() >= SKELETON
+
+
+def _misspelt(a: set[str], b: set[str]) -> dict[str, str]:
+    """Words of `b` that are a word of `a` with two letters exchanged, or one too many or too few."""
+    only_a = {word for word in a if len(word) > 3}
+    found: dict[str, str] = {}
+    for word in sorted(b - a):
+        near = [other for other in only_a if abs(len(other) - len(word)) <= 1 and len({*other} ^ {*word}) <= 1]
+        matches = get_close_matches(word, sorted(near), 1, LIKE) or [other for other in near if sorted(other) == sorted(word)]
+        if matches:
+            found[word] = matches[0]
+    return found
 
 
 def _words(reading: Reading) -> set[str]:
@@ -114,7 +150,7 @@ def _weight(word: str, names: frozenset[str]) -> float:
 def _number_weight(value: Fraction) -> float:
     """How much a shared number tells: 7 little, 57/160 much."""
     size = max(value.numerator, value.denominator)
-    return 1.0 if size <= 10 else 1.5 if size <= 100 else 2.5
+    return 2.5 if value.denominator > 1 else 1.0 if size <= 10 else 1.5 if size <= 100 else 2.5
 
 
 def _is_symbol(token: str) -> bool:
@@ -172,17 +208,41 @@ def _contexts(reading: Reading) -> dict[str, set[str]]:
 
 
 def _place_conflict(a: Reading, b: Reading) -> str:
-    """Two numbers whose surroundings have changed places."""
+    """Two numbers whose surroundings have changed places, or a sentence that stands on both sides with other numbers of the text."""
     one, other = _contexts(a), _contexts(b)
     values = sorted(one.keys() & other.keys())
     for i, x in enumerate(values):
         for y in values[i + 1 :]:
-            kept = len(one[x] & other[x]) + len(one[y] & other[y])
             changed = min(len((one[x] - one[y]) & (other[y] - other[x])), len((one[y] - one[x]) & (other[x] - other[y])))
             own = min(len((one[x] - one[y]) & (other[x] - other[y])), len((one[y] - one[x]) & (other[y] - other[x])))
-            if changed > own and changed:
-                return f"places: {x[1:]} and {y[1:]} ({kept} words stay)"
+            if changed > own:
+                return f"places: {x[1:]} and {y[1:]}"
+    all_a, all_b = ([token for token in one.tokens if token[0] == "#"] for one in (a, b))
+    if all_a == all_b or sorted(all_a) != sorted(all_b):
+        return ""
+    theirs = _numbered_sentences(b)
+    for words, numbers in _numbered_sentences(a):
+        alike = [(SequenceMatcher(None, words, found, autojunk=False).ratio(), values) for found, values in theirs]
+        share, values = max(alike, default=(0.0, ()))
+        if share < SAME_SENTENCE or any(one == numbers for found, one in alike if found == share):
+            continue
+        if ({*numbers} - {*values} and {*values} - {*numbers}) or (share >= SAME_ORDER and sorted(values) == sorted(numbers)):
+            return f"places: {' '.join(numbers)} | {' '.join(values)}"
     return ""
+
+
+def _numbered_sentences(reading: Reading) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
+    """The sentences with numbers: their words in order, and their numbers in order."""
+    found: list[tuple[tuple[str, ...], tuple[str, ...]]] = []
+    start = 0
+    for end in reading.ends:
+        sentence = reading.tokens[start:end]
+        start = end
+        numbers = tuple(token for token in sentence if token[0] == "#" and token not in ("#0", "#1"))
+        words = tuple(token for token in sentence if token[0].isalpha())
+        if numbers and len(words) > 1:
+            found.append((words, numbers))
+    return found
 
 
 def _chunks(reading: Reading) -> list[tuple[str, ...]]:
@@ -204,7 +264,7 @@ def _chunks(reading: Reading) -> list[tuple[str, ...]]:
 
 _SIGNS = frozenset("+ - ^ / sin cos tan sqrt".split())
 _RELATIONS = frozenset("< > <= >=".split())
-_FUNCTIONS = frozenset("sin cos tan log ln sqrt frac pi degree cot sec csc sum binom lfloor rfloor prod".split())
+_FUNCTIONS = frozenset("sin cos tan arcsin arccos arctan log ln sqrt frac pi degree cot sec csc sum binom lfloor rfloor prod".split())
 
 
 def _renamed(chunk: Sequence[str]) -> tuple[str, ...]:
@@ -232,7 +292,9 @@ def _formula_conflicts(a: Reading, b: Reading) -> list[str]:
             continue
         best = max(right, key=lambda one: SequenceMatcher(None, chunk, one, autojunk=False).ratio(), default=())
         matcher = SequenceMatcher(None, chunk, best, autojunk=False)
-        if matcher.ratio() < 0.6:
+        if matcher.ratio() < NEARLY:
+            if min(len(chunk), max(map(len, right))) >= LONG_FORMULA:
+                found.append(f"formulas: {' '.join(chunk)} | {' '.join(best)}")
             continue
         for kind, i, j, k, m in matcher.get_opcodes():
             ours, theirs = chunk[i:j], best[k:m]
