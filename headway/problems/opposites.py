@@ -71,6 +71,8 @@ _IN_PLACE = """
     original originally before | discounted reduced final after
     divides | multiplies
 """
+_QUALIFIED = """not isn't aren't don't doesn't | without | except | distinct different | repeat repeats repeated repeatable | reflection reflections | rotation
+    rotations | replacement | consecutive | prime primes | even | odd | negative | nonnegative | unless"""
 _KINDS = """
     length: minute minutes | hour hours | days day | week weeks | month months | years year
     size: area | perimeter | volume | circumference | radius | diameter | width wide | height tall high
@@ -87,6 +89,7 @@ def _groups(text: str) -> list[list[frozenset[str]]]:
 _FIRM_GROUPS = _groups(_FIRM)
 _PLACE_GROUPS = _groups(_FIRM) + _groups(_IN_PLACE)
 _KIND_GROUPS = _groups("\n".join(line.split(":")[1] for line in _KINDS.strip().splitlines()))
+_QUALIFIERS = [frozenset(member.split()) for member in _QUALIFIED.split("|")]
 _ONE_SIDED = _groups("left remain remains remaining unused leftover | exceed exceeds outnumber than difference differ")[0]
 _MINOR = frozenset("minut hour day week month year dollar cent money inch foot pound mile ounc number amount long far".split())
 _PRONOUNS = frozenset("he she they it his her their".split())
@@ -110,6 +113,12 @@ def opposed(a: Sequence[str], b: Sequence[str]) -> list[str]:
             if found:
                 return [found]
     return []
+
+
+def qualified(a: Sequence[str], b: Sequence[str]) -> str:
+    """A qualifier that only one of two otherwise equal texts has ("distinct", "not", "reflection"), "" where there is none."""
+    only = {min(member) for member in _QUALIFIERS if member & {*a}} ^ {min(member) for member in _QUALIFIERS if member & {*b}}
+    return f"qualifier: {min(only)}" if only else ""
 
 
 def _exchanged(a: set[str], b: set[str], groups: Sequence[Sequence[frozenset[str]]]) -> str:
@@ -170,6 +179,9 @@ def _differs_in_one_story(a: Asked, b: Asked) -> str:
     names = bool({*a.stems} & a.names) != bool({*b.stems} & b.names) and any(w in a.names | b.names for w in known_a + known_b)
     has_pronoun = bool(_PRONOUNS & {*a.words, *b.words})
     ratio = SequenceMatcher(None, a.words, b.words, autojunk=False).ratio()
+    other_head = a.head and b.head and not {*a.head} & {*b.head}
+    if other_head and a.head[0] in (*b.story, *b.stems) and b.head[0] in (*a.story, *a.stems):
+        return f"asked: {' '.join(a.head)} | {' '.join(b.head)}"
     others = any(one & kinds_a and not one & kinds_b or one & kinds_b and not one & kinds_a for one in _ONE_SIDED)
     if (total and shared < 0.5 * total) or others or (names and not has_pronoun) or (is_one_word and ratio >= 0.6):
         return f"asked: {' '.join(a.words[:8])} | {' '.join(b.words[:8])}"

@@ -53,7 +53,7 @@ _INSTRUCTION = re.compile(
 _HYPHEN = re.compile(r"(?<=[A-Za-z]{2})-(?=[A-Za-z]{2})|(?<=\d)-(?=[A-Za-z]{3})|(?<=\b[A-Za-z])-(?=[a-z]{3})")  # not a minus
 _ENDING = re.compile(r"(?<=[.?!])[\"')\]$]*\s+|(?<=[?])|\n\s*\n|(?<=[a-z)]):\s+(?=[A-Z])|\s+(?=(?:Let's think|Please reason) step)")
 _TEX = (
-    (re.compile(r"\\[dtc]frac(?![a-z])"), r"\\frac"), (re.compile(r"\\[\[\]()]"), " "), (re.compile(r"\$(\d[\d.,/]*)\$"), r"\1"), (re.compile(r"\$\s*\\?%"), "%"),
+    (re.compile(r"(?<=\d),\\!(?=\d)"), ","), (re.compile(r"\\[dtc]frac(?![a-z])"), r"\\frac"), (re.compile(r"\\[\[\]()]"), " "), (re.compile(r"\$(\d[\d.,/]*)\$"), r"\1"), (re.compile(r"\$\s*\\?%"), "%"),
     (re.compile(r"(\\sqrt|\^|_)\s*\{([^{}]*)\}"), r"\1 \2 "),
     (re.compile(r"\\(?:left|right|bigg?l?|bigg?r?|Bigg?[lr]?|displaystyle|quad|qquad|limits|ldots|cdots|dots|dotsm|dotsb|cdotp|middle)(?![a-zA-Z])|\\[,;:!]|\\ "), " "),
     (re.compile(r"\\(?:text|textbf|textit|mbox|mathrm|mathbf|operatorname|overline|mathcal|boldsymbol|emph|textrm|underline)\*?\s*(?=\{)"), " "),
@@ -126,7 +126,7 @@ def read_question(question: str) -> Reading:
         numbered = merge(lower)
         for i, token in enumerate(numbered):
             value = value_of(token)
-            if value is not None and value not in (0, 1, 2) and not _counts_company(lower, numbered, i, value):
+            if value is not None and value not in (0, 1, 2) and not _counts_company(numbered, i, value):
                 hard.add(value)
                 if value > 12 or value.denominator > 1 or str(value) in lower:
                     firm.add(value)
@@ -179,8 +179,8 @@ def sentences(question: str) -> list[str]:
     text = _HYPHEN.sub("\u2011", text)
     parts = [" ".join(part.split()) for part in _ENDING.split(text) if part.strip()]
     asked = [part for part in parts if not _INSTRUCTION.match(part.strip(" *("))] or parts
-    asked[0] = _LABEL.sub("", asked[0], count=1) or asked[0]
-    return asked
+    asked[0] = _LABEL.sub("", asked[0] + " ", count=1).strip()
+    return asked if asked[0] else asked[1:]
 
 
 def stem(word: str) -> str:
@@ -256,8 +256,6 @@ def _collect_names(raw: list[str], names: set[str]) -> None:
                 names.add(stem(lower))
 
 
-def _counts_company(lower: list[str], numbered: list[str], i: int, value: Fraction) -> bool:
+def _counts_company(numbered: list[str], i: int, value: Fraction) -> bool:
     """Is it "all three", "the four of them": a count of what was named, which a rewriting adds or drops?"""
-    return i > 0 and value <= 5 and (
-        numbered[i - 1] in ("all", "these", "those") or (numbered[i - 1] == "the" and str(value) not in lower)
-    )
+    return i > 0 and value <= 5 and numbered[i - 1] in ("all", "the", "these", "those")

@@ -23,7 +23,7 @@ from fractions import Fraction
 from itertools import pairwise, takewhile
 
 from headway.problems.numerals import value_of
-from headway.problems.opposites import Asked, asked_otherwise, opposed
+from headway.problems.opposites import Asked, asked_otherwise, opposed, qualified
 from headway.problems.reading import OPERATORS, STOP, Reading, stem
 
 SCORE = 0.52  # of the weight of both sides
@@ -31,14 +31,14 @@ WORDS = 0.25  # of the weight of the words alone, unless symbols of formulas are
 EVIDENCE = 5.0  # shared weight
 CLEAR = 0.8  # score from which on LITTLE evidence is enough
 LITTLE = 3.0
-_BY_ANSWERS = {0: (SCORE, EVIDENCE), 1: (0.45, 4.5), -1: (0.75, 7.0)}  # references unknown, equal, different
+_BY_ANSWERS = {0: (SCORE, EVIDENCE), 1: (0.45, 4.5), -1: (0.8, 8.0)}  # references unknown, equal, different
 SAME_SENTENCE = 0.75  # of the words of two sentences in order, from which on they are one sentence
 SAME_ORDER = 0.9  # from which on its numbers must stand in the same order, too
 SKELETON = 0.65  # of all words in order, from which on a text with the same numbers in the same order is one with other names and things
 NEARLY = 0.6  # difflib's ratio from which on two formulas are one with changes
 LONG_FORMULA = 6  # symbols: shorter ones may be said in words
 LIKE = 0.86  # difflib's ratio from which on a word is another one misspelt
-VERBATIM = 0.85  # of the words in order, from which on a text is the same but for single words_BY_ANSWERS = {0: (SCORE, EVIDENCE), 1: (0.45, 4.5), -1: (0.75, 7.0)}  # with the references unknown, equal, different
+VERBATIM = 0.85  # of the words in order, from which on a text is the same but for single words_BY_ANSWERS = {0: (SCORE, EVIDENCE), 1: (0.45, 4.5), -1: (0.8, 8.0)}  # with the references unknown, equal, different
 
 _EVERYDAY = frozenset(
     """day cost buy hour money week left leav year spend minut pay sell remain second long friend rest month new work stor school eat peopl person start use
@@ -89,8 +89,11 @@ def compare(a: Reading, b: Reading, answers: int = 0) -> Likeness:
     """
     names = a.names | b.names
     words_a, words_b = _words(a), _words(b)
-    if len(words_a & words_b) >= 0.4 * min(len(words_a), len(words_b)) and (misspelt := _misspelt(words_a, words_b)):
-        b = replace(b, tokens=tuple(misspelt.get(token, token) for token in b.tokens))
+    if len(words_a & words_b) >= 0.4 * min(len(words_a), len(words_b)) and (misspelt := _misspelt(a, b)):
+        stems = {stem(wrong): stem(right) for wrong, right in misspelt.items()}
+        words = tuple(misspelt.get(word, word) for word in b.words)
+        asked = tuple(misspelt.get(word, word) for word in b.asked)
+        b = replace(b, tokens=tuple(stems.get(token, token) for token in b.tokens), words=words, asked=asked)
         words_b = _words(b)
     common = sorted(words_a & words_b)
     shared = 2 * sum(_weight(word, names) for word in common)
@@ -123,14 +126,14 @@ def _is_skeleton(a: Reading, b: Reading, found: Likeness) -> bool:
     return SequenceMatcher(None, a.words, b.words, autojunk=False).ratio() >= SKELETON
 
 
-def _misspelt(a: set[str], b: set[str]) -> dict[str, str]:
-    """Words of `b` that are a word of `a` with two letters exchanged, or one too many or too few."""
-    only_a = {word for word in a if len(word) > 3}
+def _misspelt(a: Reading, b: Reading) -> dict[str, str]:
+    """Words of `b` that are a word of `a` with two letters exchanged, or one too many or too few, each with that word."""
+    known = {word for word in a.words if len(word) > 3}
     found: dict[str, str] = {}
-    for word in sorted(b - a):
-        near = [other for other in only_a if abs(len(other) - len(word)) <= 1 and len({*other} ^ {*word}) <= 1]
-        matches = get_close_matches(word, sorted(near), 1, LIKE) or [other for other in near if sorted(other) == sorted(word)]
-        if matches:
+    for word in sorted({word for word in b.words if len(word) > 3} - known):
+        near = [other for other in known if abs(len(other) - len(word)) <= 1 and len({*other} ^ {*word}) <= 1]
+        matches = sorted(other for other in near if sorted(other) == sorted(word)) or get_close_matches(word, sorted(near), 1, LIKE)
+        if matches and stem(matches[0]) != stem(word):
             found[word] = matches[0]
     return found
 
@@ -169,6 +172,8 @@ def conflicts(a: Reading, b: Reading) -> tuple[str, ...]:
     """What makes two alike questions different problems, in words; () where nothing was found."""
     is_verbatim = SequenceMatcher(None, a.words, b.words, autojunk=False).ratio() >= VERBATIM
     found = [_number_conflict(a, b, is_verbatim), _place_conflict(a, b), *_formula_conflicts(a, b), *opposed(a.words, b.words)]
+    if is_verbatim:
+        found.append(qualified(a.words, b.words))
     found.append(asked_otherwise(_asked(a), _asked(b)))
     return tuple(conflict for conflict in found if conflict)
 
