@@ -152,7 +152,7 @@ def _words(tokens: Sequence[str], i: int) -> tuple[Fraction | None, int]:
             last = large
         elif word in _DASH and i + 1 < size and (tokens[i + 1] in _SMALL and last >= 20) and last < 100:
             pass
-        elif word == "and" and last >= 100 and i + 1 < size and tokens[i + 1] in _SMALL:
+        elif word == "and" and last >= 100 and i + 1 < size and tokens[i + 1] in _SMALL and tokens[i + 2 : i + 3] != ["hundred"]:
             pass
         else:
             break

@@ -15,6 +15,7 @@ from difflib import SequenceMatcher
 from itertools import pairwise
 
 SAME_PLACE = 4  # words: longer replaced passages are rewritten, so opposite words in them prove nothing
+ONE_STORY = 0.8  # of the words of two stories together, from which on "left" against "in all" is a difference
 BEGINNING = 3  # stems of a question that name what it is about
 
 _FIRM = """
@@ -90,6 +91,7 @@ _FIRM_GROUPS = _groups(_FIRM)
 _PLACE_GROUPS = _groups(_FIRM) + _groups(_IN_PLACE)
 _KIND_GROUPS = _groups("\n".join(line.split(":")[1] for line in _KINDS.strip().splitlines()))
 _QUALIFIERS = [frozenset(member.split()) for member in _QUALIFIED.split("|")]
+_LOOSE = frozenset(word for member in _KIND_GROUPS[2] for word in member)
 _ONE_SIDED = _groups("left remain remains remaining unused leftover | exceed exceeds outnumber than difference differ")[0]
 _MINOR = frozenset("minut hour day week month year dollar cent money inch foot pound mile ounc number amount long far".split())
 _PRONOUNS = frozenset("he she they it his her their".split())
@@ -153,7 +155,8 @@ def asked_otherwise(a: Asked, b: Asked) -> str:
     a comparison or a rest on one side only, a name on one side only, or a small difference by a word that the story knows.
     """
     kind = _exchanged_kinds(_kinds(a.words), _kinds(b.words))
-    if kind:
+    alike = 2 * len(a.story & b.story) / max(1, len(a.story) + len(b.story))
+    if kind and (alike >= ONE_STORY or not {*kind.split(" | ")} & _LOOSE):
         return f"asked: {kind}"
     if a.head and b.head and not {*a.head} & {*b.stems} and not {*b.head} & {*a.stems}:
         if any(word in b.story for word in a.head) and any(word in a.story for word in b.head):
@@ -165,7 +168,7 @@ def asked_otherwise(a: Asked, b: Asked) -> str:
         only_b = [word for word in _known(b, a, names, BEGINNING) if word not in _MINOR]
         if only_a and only_b:
             return f"asked: {only_a[0]} | {only_b[0]}"
-    if a.story and 2 * len(a.story & b.story) >= 0.95 * (len(a.story) + len(b.story)):
+    if alike >= 0.95:
         return _differs_in_one_story(a, b)
     return ""
 
@@ -183,7 +186,7 @@ def _differs_in_one_story(a: Asked, b: Asked) -> str:
     if other_head and a.head[0] in (*b.story, *b.stems) and b.head[0] in (*a.story, *a.stems):
         return f"asked: {' '.join(a.head)} | {' '.join(b.head)}"
     others = any(one & kinds_a and not one & kinds_b or one & kinds_b and not one & kinds_a for one in _ONE_SIDED)
-    if (total and shared < 0.5 * total) or others or (names and not has_pronoun) or (is_one_word and ratio >= 0.6):
+    if (a.stems and b.stems and shared < 0.5 * total) or others or (names and not has_pronoun) or (is_one_word and ratio >= 0.6):
         return f"asked: {' '.join(a.words[:8])} | {' '.join(b.words[:8])}"
     return ""
 

@@ -65,7 +65,7 @@ class HeldoutIndex:
             reading = self._readings[i] = read_question(problem.question)
             self._runs[i] = _runs(normalised[i])
             for token in _features(reading):
-                for key in {reading.key, reading.firm}:
+                for key in reading.keys:
                     self._where[key, token].append(i)
 
     def find(self, problem: Problem, words: Sequence[str]) -> Removal | None:
@@ -95,7 +95,7 @@ class HeldoutIndex:
         """The held-out questions with the same numbers that share most words and symbols, best first."""
         counts: Counter[int] = Counter()
         for token in _features(reading):
-            counts.update({i for key in {reading.key, reading.firm} for i in self._where.get((key, token), ())})
+            counts.update({i for key in reading.keys for i in self._where.get((key, token), ())})
         return sorted(counts, key=lambda i: (-counts[i], i))[:CANDIDATES]
 
     def _removal(

@@ -3,7 +3,7 @@ r"""A question as the comparison of two questions sees it: numbers by value, for
     "1. Jean has 30 lollipops. She eats $\frac12$ of them. Give your answer as an integer."
     tokens   has? no: dressing, numbering, the wish for a format and stop words are gone
              jean #30 lollipop | eat #1/2
-    key      "1/2 30"           the values without 0, 1, 2, which every rewriting adds and drops ("one", "both", "squared")
+    keys     ("1/2 30",)        the values without 0, 1, 2, which every rewriting adds and drops ("one", "both", "squared")
 
 Formulas lose their LaTeX: `\le` `<=` and `≤` are one symbol, as are `x^2` and `x²`; braces, dollars and parentheses go. Drawings ([asy]),
 answer choices "(A) 3 (B) 4" and instructions ("Express your answer as ...") are no part of the question, unless nothing else is left.
@@ -50,8 +50,9 @@ _INSTRUCTION = re.compile(
     r"|(?:please )?(?:reason|think|explain|show|justify|let's think|solve (?:it|this)|take a deep breath)\b.{0,60}(?:step|reasoning|carefully|work|detail)|hint\b|note that you\b)",
     re.IGNORECASE,
 )
+_BASE_ASKED = re.compile(r"\bbase\b|\bmod", re.IGNORECASE)  # an instruction that changes the answer
 _HYPHEN = re.compile(r"(?<=[A-Za-z]{2})-(?=[A-Za-z]{2})|(?<=\d)-(?=[A-Za-z]{3})|(?<=\b[A-Za-z])-(?=[a-z]{3})")  # not a minus
-_ENDING = re.compile(r"(?<=[.?!])[\"')\]$]*\s+|(?<=[?])|\n\s*\n|(?<=[a-z)]):\s+(?=[A-Z])|\s+(?=(?:Let's think|Please reason) step)")
+_ENDING = re.compile(r"(?<=[.?!])[\"')\]$]*\s+|(?<=[?])|\n\s*\n|(?<=[a-z)]):\s+(?=[A-Z\d])|\s+(?=(?:Let's think|Please reason) step)")
 _TEX = (
     (re.compile(r"(?<=\d),\\!(?=\d)"), ","), (re.compile(r"\\[dtc]frac(?![a-z])"), r"\\frac"), (re.compile(r"\\[\[\]()]"), " "), (re.compile(r"\$(\d[\d.,/]*)\$"), r"\1"), (re.compile(r"\$\s*\\?%"), "%"),
     (re.compile(r"(\\sqrt|\^|_)\s*\{([^{}]*)\}"), r"\1 \2 "),
@@ -95,14 +96,13 @@ _BASE = {form: forms.split()[0] for forms in _IRREGULAR.split(",") for form in f
 @dataclass(frozen=True, slots=True)
 class Reading:
     """`tokens` of all sentences in order ("#1/2" a number, "~x" a variable, "~+" an operator, words as stems), `ends` (how many
-    tokens each sentence closes with), `key` (sorted values that must agree), `firm` (those without small numbers in
-    words: "eight vertices of an octagon"), `names` (stems that look like proper names), and
+    tokens each sentence closes with), `keys` (the sorted values that must agree: all, those that count no company, and those without small numbers in words; one
+    must be the other side's, too), `names` (stems that look like proper names), and
     `words`, the words as they stand in order. `asked` are the words of the question itself, whose tokens begin at `asked_at`."""
 
     tokens: tuple[str, ...]
     ends: tuple[int, ...]
-    key: str
-    firm: str
+    keys: tuple[str, ...]
     names: frozenset[str]
     words: tuple[str, ...]
     asked: tuple[str, ...]
@@ -115,6 +115,7 @@ def read_question(question: str) -> Reading:
     ends: list[int] = []
     names: set[str] = set()
     words: list[str] = []
+    every: set[Fraction] = set()
     hard: set[Fraction] = set()
     firm: set[Fraction] = set()
     asked_at, asked_from = 0, 0
@@ -126,14 +127,17 @@ def read_question(question: str) -> Reading:
         numbered = merge(lower)
         for i, token in enumerate(numbered):
             value = value_of(token)
-            if value is not None and value not in (0, 1, 2) and not _counts_company(numbered, i, value):
-                hard.add(value)
-                if value > 12 or value.denominator > 1 or str(value) in lower:
-                    firm.add(value)
+            if value is not None and value not in (0, 1, 2):
+                every.add(value)
+                if not _counts_company(numbered, i, value):
+                    hard.add(value)
+                    if value > 12 or value.denominator > 1 or str(value) in lower:
+                        firm.add(value)
         words += [token.lower().removesuffix("'s") for token in lower if token[0].isalpha() and len(token) > 1]
         tokens += _symbols(numbered)
         ends.append(len(tokens))
-    return Reading(tuple(tokens), tuple(ends), " ".join(map(str, sorted(hard))), " ".join(map(str, sorted(firm))), frozenset(names), tuple(words), tuple(words[asked_from:]), asked_at)
+    keys = tuple(dict.fromkeys(" ".join(map(str, sorted(values))) for values in (every, hard, firm)))
+    return Reading(tuple(tokens), tuple(ends), keys, frozenset(names), tuple(words), tuple(words[asked_from:]), asked_at)
 
 
 def _asked_last(parts: list[str]) -> list[str]:
@@ -178,7 +182,7 @@ def sentences(question: str) -> list[str]:
     text = _ORDINAL.sub(r" ord\1 ", text)
     text = _HYPHEN.sub("\u2011", text)
     parts = [" ".join(part.split()) for part in _ENDING.split(text) if part.strip()]
-    asked = [part for part in parts if not _INSTRUCTION.match(part.strip(" *("))] or parts
+    asked = [part for part in parts if not _INSTRUCTION.match(part.strip(" *(")) or _BASE_ASKED.search(part)] or parts
     asked[0] = _LABEL.sub("", asked[0] + " ", count=1).strip()
     return asked if asked[0] else asked[1:]
 

@@ -1,6 +1,6 @@
 r"""Are two questions one problem in other words? A score of what they share, and what speaks against it.
 
-    1. numbers    the values that must agree (reading.key) agree, and no other value stands on one side against another on the other
+    1. numbers    the values that must agree (reading.keys) agree, and no other value stands on one side against another on the other
     2. score      2 * shared weight / weight of both, over word stems (1; everyday words 0.5; names 0.25), numbers (1 to 2.5) and
                   symbols of formulas (0.5, variables by the order in which they appear)
     3. evidence   the shared weight itself: two short everyday questions with equal small numbers are no proof
@@ -26,25 +26,26 @@ from headway.problems.numerals import value_of
 from headway.problems.opposites import Asked, asked_otherwise, opposed, qualified
 from headway.problems.reading import OPERATORS, STOP, Reading, stem
 
-SCORE = 0.52  # of the weight of both sides
+SCORE = 0.5  # of the weight of both sides
 WORDS = 0.25  # of the weight of the words alone, unless symbols of formulas are most of what is shared
 EVIDENCE = 5.0  # shared weight
 CLEAR = 0.8  # score from which on LITTLE evidence is enough
 LITTLE = 3.0
-_BY_ANSWERS = {0: (SCORE, EVIDENCE), 1: (0.45, 4.5), -1: (0.8, 8.0)}  # references unknown, equal, different
+_BY_ANSWERS = {0: (SCORE, EVIDENCE), 1: (0.5, 4.5), -1: (0.85, 8.0)}  # references unknown, equal, different
 SAME_SENTENCE = 0.75  # of the words of two sentences in order, from which on they are one sentence
 SAME_ORDER = 0.9  # from which on its numbers must stand in the same order, too
 SKELETON = 0.65  # of all words in order, from which on a text with the same numbers in the same order is one with other names and things
 NEARLY = 0.6  # difflib's ratio from which on two formulas are one with changes
 LONG_FORMULA = 6  # symbols: shorter ones may be said in words
+IDENTICAL = 0.97  # of the words in order, from which on the numbers must stand in the same order
 LIKE = 0.86  # difflib's ratio from which on a word is another one misspelt
-VERBATIM = 0.85  # of the words in order, from which on a text is the same but for single words_BY_ANSWERS = {0: (SCORE, EVIDENCE), 1: (0.45, 4.5), -1: (0.8, 8.0)}  # with the references unknown, equal, different
+VERBATIM = 0.85  # of the words in order, from which on a text is the same but for single words_BY_ANSWERS = {0: (SCORE, EVIDENCE), 1: (0.5, 4.5), -1: (0.85, 8.0)}  # with the references unknown, equal, different
 
 _EVERYDAY = frozenset(
     """day cost buy hour money week left leav year spend minut pay sell remain second long friend rest month new work stor school eat peopl person start use
     dollar giv mil earn averag pound student old box pric car book end run class hous receiv foot feet sav piec put add trip away shop
     collect back pair equal different worth read inch squar pag full set weigh cent percentag group siz item people bring only find
-    positiv integ sum real point function equation express fraction common simplest enter term possibl numb valu answer""".split()
+    first last previous positiv integ sum real point function equation express fraction common simplest enter term possibl numb valu answer""".split()
 )
 
 
@@ -225,6 +226,8 @@ def _place_conflict(a: Reading, b: Reading) -> str:
     all_a, all_b = ([token for token in one.tokens if token[0] == "#"] for one in (a, b))
     if all_a == all_b or sorted(all_a) != sorted(all_b):
         return ""
+    if SequenceMatcher(None, a.words, b.words, autojunk=False).ratio() >= IDENTICAL:
+        return f"places: {' '.join(all_a)} | {' '.join(all_b)}"
     theirs = _numbered_sentences(b)
     for words, numbers in _numbered_sentences(a):
         alike = [(SequenceMatcher(None, words, found, autojunk=False).ratio(), values) for found, values in theirs]
