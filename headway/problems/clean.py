@@ -19,6 +19,7 @@ from collections.abc import Callable, Collection, Sequence
 from headway.problems.overlap import SHARE, HeldoutIndex, Removal
 from headway.types import Funnel, Problem
 
+OVERLAP = "held-out overlap"  # the funnel's name
 _TEX_SAME = (  # TeX commands that print alike
     (re.compile(r"\\[dt]frac\b"), r"\\frac"),
     (re.compile(r"\\(?:left|right|big|bigl|bigr|displaystyle|quad|qquad|limits)(?![a-zA-Z])|\\[,;:!]|\\ "), " "),
@@ -92,4 +93,4 @@ def decontaminate(
             if explain is not None:
                 explain.append(removal)
         tell(done + 1)
-    return kept, Funnel("held-out overlap", len(train), len(kept), dropped)
+    return kept, Funnel(OVERLAP, len(train), len(kept), dropped)
