@@ -120,7 +120,11 @@ def natural(data: Path, sets: list[list[Problem]], failures: int) -> None:
         count = Count("natural", False, failures)
         index = index_of(one)
         for problem in one:
-            others = [found for found in index.find_all(replace(problem, reference=""), normalise(problem.question)) if found.heldout_id != problem.id]
+            others = [
+                found
+                for found in index.find_all(replace(problem, reference=""), normalise(problem.question))
+                if found.heldout_id != problem.id
+            ]
             reference = {p.id: p.reference for p in one}
             bad = [found for found in others if reference[found.heldout_id] != problem.reference]
             count.add(f"{problem.source} against itself", bool(bad), problem.question, bad[0].heldout_question if bad else "")

@@ -70,7 +70,9 @@ def is_formal(text: str) -> bool:
 
 
 def names(text: str, chance: random.Random) -> str | None:
-    found = [n for n in dict.fromkeys(re.findall(r"(?<=[a-z,] )[A-Z][a-z]{2,}\b", text)) if n not in TITLES and n not in _NO_NAMES]
+    found = [
+        n for n in dict.fromkeys(re.findall(r"(?<=[a-z,] )[A-Z][a-z]{2,}\b", text)) if n not in TITLES and n not in _NO_NAMES
+    ]
     if not found or is_formal(text):
         return None
     new = dict(zip(found, chance.sample([n for n in NAMES if n not in text], len(found)), strict=True)) if len(found) < 15 else {}
@@ -104,19 +106,33 @@ def numbers_in_words(text: str, chance: random.Random) -> str | None:
 
 
 def words_in_numbers(text: str, chance: random.Random) -> str | None:
-    new = re.sub(r"(?<!-)(?<!and )\b(?:" + "|".join(UNITS[2:]) + r")\b(?!-| hundred| thousand| million| and a half)", lambda m: str(UNITS.index(m[0])), text)
+    new = re.sub(
+        r"(?<!-)(?<!and )\b(?:" + "|".join(UNITS[2:]) + r")\b(?!-| hundred| thousand| million| and a half)",
+        lambda m: str(UNITS.index(m[0])),
+        text,
+    )
     return new if new != text else None
 
 
 def number_notation(text: str, chance: random.Random) -> str | None:
     if is_formal(text):
         return None
-    new = re.sub(r"(\d),(\d{3})(?!\d)", r"\1\2", text) if re.search(r"\d,\d{3}", text) else re.sub(r"(?<![\d.])(\d{1,3})(\d{3})(?![\d])", r"\1,\2", text)
+    new = (
+        re.sub(r"(\d),(\d{3})(?!\d)", r"\1\2", text)
+        if re.search(r"\d,\d{3}", text)
+        else re.sub(r"(?<![\d.])(\d{1,3})(\d{3})(?![\d])", r"\1,\2", text)
+    )
     new = re.sub(r"(\d+)\s?%", r"\1 percent", new)
     new = re.sub(r"(?<![\d/])1/2(?![\d/])", chance.choice(["0.5", "one-half", r"$\\frac{1}{2}$", "½"]), new)
     new = re.sub(r"(?<![\d/])1/4(?![\d/])", chance.choice(["0.25", "one-fourth", r"$\\frac14$"]), new)
     new = re.sub(r"(?<![\d/])(\d)/(\d)(?![\d/])", r"$\\frac{\1}{\2}$", new)
-    new = re.sub(r"\$(\d[\d,.]*\d|\d)(?![\d$])(?!\s*(?:million|thousand))", chance.choice([r"\1 dollars", r"\\$\1", r"USD \1"]), new) if "$\\" not in new else new
+    new = (
+        re.sub(
+            r"\$(\d[\d,.]*\d|\d)(?![\d$])(?!\s*(?:million|thousand))", chance.choice([r"\1 dollars", r"\\$\1", r"USD \1"]), new
+        )
+        if "$\\" not in new
+        else new
+    )
     return new if new != text else None
 
 
@@ -175,7 +191,11 @@ def question_first(text: str, chance: random.Random) -> str | None:
 
 def reordered(text: str, chance: random.Random) -> str | None:
     parts = _sentences(text)
-    places = [i for i in range(len(parts) - 2) if not re.match(r"(?:He|She|They|It|His|Her|Then|After|This|That|The next|On the|If)\b", parts[i + 1])]
+    places = [
+        i
+        for i in range(len(parts) - 2)
+        if not re.match(r"(?:He|She|They|It|His|Her|Then|After|This|That|The next|On the|If)\b", parts[i + 1])
+    ]
     if not places or is_formal(text):
         return None
     i = chance.choice(places)
@@ -185,7 +205,11 @@ def reordered(text: str, chance: random.Random) -> str | None:
 def split_or_joined(text: str, chance: random.Random) -> str | None:
     if is_formal(text):
         return None
-    new = re.sub(r", and (?=(?:he|she|they|it|then|each|the)\b)", ". Also, ", text, count=1) if ", and " in text else re.sub(r"(?<!Mr)(?<!Mrs)(?<!Ms)(?<!Dr)\. ([A-Z])", r"; \1", text, count=1)
+    new = (
+        re.sub(r", and (?=(?:he|she|they|it|then|each|the)\b)", ". Also, ", text, count=1)
+        if ", and " in text
+        else re.sub(r"(?<!Mr)(?<!Mrs)(?<!Ms)(?<!Dr)\. ([A-Z])", r"; \1", text, count=1)
+    )
     return new if new != text else None
 
 
@@ -225,7 +249,24 @@ def punctuation(text: str, chance: random.Random) -> str | None:
     return re.sub(r" ", lambda m: chance.choice([" ", " ", "  ", "\n", "\u00a0"]), text)
 
 
-_NO_TYPOS = {*UNITS, *TENS, "third", "fourth", "fifth", "twice", "thrice", "double", "triple", "there", "quarter", "dozen", "hundred", "thousand", "minimum", "maximum"}
+_NO_TYPOS = {
+    *UNITS,
+    *TENS,
+    "third",
+    "fourth",
+    "fifth",
+    "twice",
+    "thrice",
+    "double",
+    "triple",
+    "there",
+    "quarter",
+    "dozen",
+    "hundred",
+    "thousand",
+    "minimum",
+    "maximum",
+}
 
 
 def typos(text: str, chance: random.Random) -> str | None:
@@ -292,7 +333,9 @@ def other_word(text: str, chance: random.Random) -> str | None:
 
 def other_sign(text: str, chance: random.Random) -> str | None:
     places = [m for m in re.finditer(r"(?<=[\w})\s])\s*[+-]\s*(?=[\w\\({])", text) if is_formal(text)]
-    inside = [m for m in places if text[: m.start()].count("$") % 2 or text.rfind("\\[", 0, m.start()) > text.rfind("\\]", 0, m.start())]
+    inside = [
+        m for m in places if text[: m.start()].count("$") % 2 or text.rfind("\\[", 0, m.start()) > text.rfind("\\]", 0, m.start())
+    ]
     if not inside or "[asy]" in text:
         return None
     m = chance.choice(inside)

@@ -74,7 +74,9 @@ def deduplicate_near(
         dropped["near duplicate" if same_reference else "near duplicate with another reference"] += 1
     if explain is not None:
         for kept, members in sorted(near.items()):
-            explain.append(NearGroup(problems[kept], tuple(problems[i] for i, _ in members), tuple(round(s, 3) for _, s in members)))
+            explain.append(
+                NearGroup(problems[kept], tuple(problems[i] for i, _ in members), tuple(round(s, 3) for _, s in members))
+            )
     rest = [problem for i, problem in enumerate(problems) if i not in lost]
     return rest, Funnel("near duplicates", len(problems), len(rest), dropped)
 
@@ -108,7 +110,9 @@ def _bands(signatures: np.ndarray) -> list[np.ndarray]:
     found: list[np.ndarray] = []
     for start in range(0, PERMUTATIONS, BAND):
         halves = np.ascontiguousarray(signatures[:, start : start + BAND]).view(np.uint64)
-        mixed = halves[:, 0] * np.uint64(0x9E3779B97F4A7C15) ^ halves[:, 1]  # two bands that meet by chance are told apart by their runs
+        mixed = (
+            halves[:, 0] * np.uint64(0x9E3779B97F4A7C15) ^ halves[:, 1]
+        )  # two bands that meet by chance are told apart by their runs
         _, group, size = np.unique(mixed, return_inverse=True, return_counts=True)
         found.append(np.where(size[group] > 1, group, -1))
     return found

@@ -43,7 +43,7 @@ def value_of(token: str) -> Fraction | None:
     >>> value_of("#1/2")
     Fraction(1, 2)
     """
-    return Fraction(token[1:]) if token[0] == "#" and len(token) > 1 and token[1].isdigit() else None
+    return Fraction(token[1:]) if token[0] == "#" and len(token) > 1 and token[1].isdecimal() else None
 
 
 def merge(tokens: Sequence[str]) -> list[str]:
@@ -113,7 +113,7 @@ def _numeral(tokens: Sequence[str], i: int) -> tuple[Fraction | None, int]:
         return value / over, i + 2
     if value.denominator == 1 and 0 < value < 20 and _is_part(tokens, i, is_plural=True) and tokens[i][-1] == "s":  # 2 thirds
         return value / _PART[tokens[i]], i + 1
-    if value.denominator == 1 and i < len(tokens) and tokens[i].isdigit() and len(tokens[i]) <= LONGEST:
+    if value.denominator == 1 and i < len(tokens) and tokens[i].isdecimal() and len(tokens[i]) <= LONGEST:
         over = _over(tokens, i + 1)
         if over and int(tokens[i]) < over:  # 3 1/2
             return value + Fraction(int(tokens[i]), over), i + 3
@@ -122,7 +122,7 @@ def _numeral(tokens: Sequence[str], i: int) -> tuple[Fraction | None, int]:
 
 def _over(tokens: Sequence[str], i: int) -> int:
     """The whole number behind a "/" at `i`, 0 where there is none."""
-    if i + 1 < len(tokens) and tokens[i] == "/" and tokens[i + 1].isdigit() and len(tokens[i + 1]) <= LONGEST:
+    if i + 1 < len(tokens) and tokens[i] == "/" and tokens[i + 1].isdecimal() and len(tokens[i + 1]) <= LONGEST:
         return int(tokens[i + 1])
     return 0
 
@@ -177,7 +177,7 @@ def _is_part(tokens: Sequence[str], i: int, is_plural: bool = False) -> bool:
 
 def _tex_fraction(tokens: Sequence[str], i: int) -> tuple[Fraction | None, int]:
     r"""The value of \frac with two whole numbers: \frac{1}{2}, \frac12, \frac1{20}; None where anything else stands there."""
-    if tokens[i + 2 : i + 3] == ["/"] and tokens[i + 1].isdigit() and len(tokens[i + 1]) <= LONGEST and _over(tokens, i + 2):
+    if tokens[i + 2 : i + 3] == ["/"] and tokens[i + 1].isdecimal() and len(tokens[i + 1]) <= LONGEST and _over(tokens, i + 2):
         return Fraction(int(tokens[i + 1]), _over(tokens, i + 2)), i + 4  # \frac 1/2, as `reading` writes \frac{1}{2}
     parts: list[int] = []
     j = i + 1
@@ -188,10 +188,15 @@ def _tex_fraction(tokens: Sequence[str], i: int) -> tuple[Fraction | None, int]:
             if len(pending) > 1:
                 return None, i
             break
-        if tokens[j : j + 1] == ["{"] and tokens[j + 2 : j + 3] == ["}"] and tokens[j + 1].isdigit() and len(tokens[j + 1]) <= LONGEST:
+        if (
+            tokens[j : j + 1] == ["{"]
+            and tokens[j + 2 : j + 3] == ["}"]
+            and tokens[j + 1].isdecimal()
+            and len(tokens[j + 1]) <= LONGEST
+        ):
             parts.append(int(tokens[j + 1]))
             j += 3
-        elif j < len(tokens) and tokens[j].isdigit() and len(tokens[j]) <= 2:
+        elif j < len(tokens) and tokens[j].isdecimal() and len(tokens[j]) <= 2:
             parts.append(int(tokens[j][0]))
             pending = tokens[j][1:]
             j += 1

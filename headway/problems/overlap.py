@@ -103,7 +103,16 @@ class HeldoutIndex:
     ) -> Removal:
         held = self._problems[i]
         return Removal(
-            problem.id, problem.source, problem.question, held.id, held.source, held.question, rule, round(score, 3), numbers, words
+            problem.id,
+            problem.source,
+            problem.question,
+            held.id,
+            held.source,
+            held.question,
+            rule,
+            round(score, 3),
+            numbers,
+            words,
         )
 
 

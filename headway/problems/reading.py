@@ -20,6 +20,7 @@ from fractions import Fraction
 
 from headway.problems.numerals import NUMBER, merge, value_of
 
+LONGEST = 20_000  # characters of a question that are read: enough for any, and a bound on the work
 _CHARACTERS = {
     "’": "'", "‘": "'", "`": "'", "“": '"', "”": '"', "−": "-", "–": "-", "—": " - ", "×": "*", "·": "*", "⋅": "*", "÷": "/", "∶": ":",
     "≤": "<=", "≥": ">=", "≠": "!=", "≡": " \\equiv ", "°": " \\circ ", "√": " \\sqrt ", "∞": " \\infty ", "…": " ", "½": " 1/2", "¼": " 1/4",
@@ -52,11 +53,14 @@ _INSTRUCTION = re.compile(
 )
 _BASE_ASKED = re.compile(r"\bbase\b|\bmod", re.IGNORECASE)  # an instruction that changes the answer
 _HYPHEN = re.compile(r"(?<=[A-Za-z]{2})-(?=[A-Za-z]{2})|(?<=\d)-(?=[A-Za-z]{3})|(?<=\b[A-Za-z])-(?=[a-z]{3})")  # not a minus
-_ENDING = re.compile(r"(?<=[.?!])[\"')\]$]*\s+|(?<=[?])|\n\s*\n|(?<=[a-z)]):\s+(?=[A-Z\d])|\s+(?=(?:Let's think|Please reason) step)")
+_ENDING = re.compile(
+    r"(?<=[.?!])[\"')\]$]*\s+|(?<=[?])|\n\s*\n|(?<=[a-z)]):\s+(?=[A-Z\d])|\s+(?=(?:Let's think|Please reason) step)"
+)
 _TEX = (
     (re.compile(r"(?<=\d),\\!(?=\d)"), ","), (re.compile(r"\\[dtc]frac(?![a-z])"), r"\\frac"), (re.compile(r"\\[\[\]()]"), " "), (re.compile(r"\$(\d[\d.,/]*)\$"), r"\1"), (re.compile(r"\$\s*\\?%"), "%"),
     (re.compile(r"(\\sqrt|\^|_)\s*\{([^{}]*)\}"), r"\1 \2 "),
     (re.compile(r"\\(?:left|right|bigg?l?|bigg?r?|Bigg?[lr]?|displaystyle|quad|qquad|limits|ldots|cdots|dots|dotsm|dotsb|cdotp|middle)(?![a-zA-Z])|\\[,;:!]|\\ "), " "),
+    (re.compile(r"\^\s*\\circ(?![a-z])"), r" \\circ "),
     (re.compile(r"\\(?:text|textbf|textit|mbox|mathrm|mathbf|operatorname|overline|mathcal|boldsymbol|emph|textrm|underline)\*?\s*(?=\{)"), " "),
     (re.compile(r"\\(?:begin|end)\s*\{[a-zA-Z]+\*?\}(?:\{[lcr|]+\})?"), " "),
     (re.compile(r"\\(?:leq|leqslant|le)(?![a-zA-Z])"), "<="), (re.compile(r"\\(?:geq|geqslant|ge)(?![a-zA-Z])"), ">="),
@@ -69,9 +73,12 @@ _TEX = (
 _FRACTION = re.compile(r"\\frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
 _TOKEN = re.compile(rf"{NUMBER}|[^\W\d_]+(?:'[^\W\d_]+)*|\\[a-zA-Z]+|\\\\|<=|>=|!=|\*\*|[^\s]")
 _ORDINAL = re.compile(r"(?<![/\d.])(\d+)(?:\s*\^?\s*\{?\s*(?:\\text\w*\s*)?\{?\s*(?:st|nd|rd|th)\b\s*\}?\s*\}?)")
+_LETTERS = str.maketrans("0123456789", "abcdefghij")  # a place is no number
 _PLAIN_FUNCTIONS = frozenset("sin cos tan arcsin arccos arctan log ln sqrt gcd lcm mod pi cot sec csc".split())
 _SYNTAX = {"**": "^", "\\sqrt": "sqrt", "\\pi": "pi", "\\circ": "degree", "degrees": "degree", "\\to": "to", "\\equiv": "="}
-_GREEK = frozenset("alpha beta gamma delta epsilon theta lambda mu omega phi psi rho sigma tau zeta eta kappa xi varphi varepsilon ell".split())
+_GREEK = frozenset(
+    "alpha beta gamma delta epsilon theta lambda mu omega phi psi rho sigma tau zeta eta kappa xi varphi varepsilon ell".split()
+)
 _UNITS = frozenset("cm mm km kg mg ml ft lb oz mi hr kmh mph lbs hrs min sec gb mb tv pj cd cds dvd dvds dj am pm".split())
 _GONE = frozenset("\u2011 { } ( ) $ , . ; : ? ! \" ' _ # \\\\ @ \\".split())
 OPERATORS = frozenset("+ - * / ^ = < > <= >= != | [ ] % &".split())
@@ -142,6 +149,8 @@ def read_question(question: str) -> Reading:
 
 def _asked_last(parts: list[str]) -> list[str]:
     """The same text with the clause that asks as its last part: "If he has 3, how many are left?" is two."""
+    if not parts:
+        return []
     best = next((i for i in range(len(parts) - 1, -1, -1) if "?" in parts[i]), None)
     if best is None:
         best = next((i for i in range(len(parts) - 1, -1, -1) if _ASKING.search(parts[i])), len(parts) - 1)
@@ -155,14 +164,15 @@ def _asked_last(parts: list[str]) -> list[str]:
 
 
 _ASKING = re.compile(
-    r"\b(?:by how|for how|in how|after how|how|what|find|calculate|compute|determine|evaluate|simplify|express|convert|count)\b|\A\s*(?:who|which|where)\b|\b(?:at|in|for|of|on) which\b", re.IGNORECASE
+    r"\b(?:by how|for how|in how|after how|how|what|find|calculate|compute|determine|evaluate|simplify|express|convert|count)\b|\A\s*(?:who|which|where)\b|\b(?:at|in|for|of|on) which\b",
+    re.IGNORECASE,
 )
 _CONDITION = re.compile(r"\b(?:if|given that|assuming|suppose|provided)\b", re.IGNORECASE)
 
 
 def sentences(question: str) -> list[str]:
     """The sentences of a question in plain characters, without drawings, choices, numbering and instructions."""
-    text = question.translate(_TABLE)
+    text = question[:LONGEST].translate(_TABLE)
     if not text.isascii():
         text = _RAISED.sub(lambda found: "^{" + found.group().translate(_LOWERED) + "}", text)
         text = _SUBSCRIPTS.sub(lambda found: "_" + unicodedata.normalize("NFKC", found.group()), text)
@@ -179,10 +189,12 @@ def sentences(question: str) -> list[str]:
         text, changed = _FRACTION.subn(r" (\1) / (\2) ", text) if "\\frac" in text else (text, 0)
         if not changed:
             break
-    text = _ORDINAL.sub(r" ord\1 ", text)
+    text = _ORDINAL.sub(lambda found: f" ord{found[1].translate(_LETTERS)} ", text)
     text = _HYPHEN.sub("\u2011", text)
     parts = [" ".join(part.split()) for part in _ENDING.split(text) if part.strip()]
     asked = [part for part in parts if not _INSTRUCTION.match(part.strip(" *(")) or _BASE_ASKED.search(part)] or parts
+    if not asked:
+        return []
     asked[0] = _LABEL.sub("", asked[0] + " ", count=1).strip()
     return asked if asked[0] else asked[1:]
 

@@ -34,7 +34,9 @@ LITTLE = 3.0
 _BY_ANSWERS = {0: (SCORE, EVIDENCE), 1: (0.5, 4.5), -1: (0.85, 8.0)}  # references unknown, equal, different
 SAME_SENTENCE = 0.75  # of the words of two sentences in order, from which on they are one sentence
 SAME_ORDER = 0.9  # from which on its numbers must stand in the same order, too
-SKELETON = 0.65  # of all words in order, from which on a text with the same numbers in the same order is one with other names and things
+SKELETON = (
+    0.65  # of all words in order, from which on a text with the same numbers in the same order is one with other names and things
+)
 NEARLY = 0.6  # difflib's ratio from which on two formulas are one with changes
 LONG_FORMULA = 6  # symbols: shorter ones may be said in words
 IDENTICAL = 0.97  # of the words in order, from which on the numbers must stand in the same order
@@ -122,7 +124,13 @@ def _is_skeleton(a: Reading, b: Reading, found: Likeness) -> bool:
     numbers_a, numbers_b = ([token for token in one.tokens if token[0] == "#"] for one in (a, b))
     if a.tokens == b.tokens and a.tokens:
         return True
-    if found.score < 0.5 or numbers_a != numbers_b or len(numbers_a) < 2 or min(len(a.words), len(b.words)) < 12 or found.answers < 0:
+    if (
+        found.score < 0.5
+        or numbers_a != numbers_b
+        or len(numbers_a) < 2
+        or min(len(a.words), len(b.words)) < 12
+        or found.answers < 0
+    ):
         return False
     return SequenceMatcher(None, a.words, b.words, autojunk=False).ratio() >= SKELETON
 
@@ -133,7 +141,9 @@ def _misspelt(a: Reading, b: Reading) -> dict[str, str]:
     found: dict[str, str] = {}
     for word in sorted({word for word in b.words if len(word) > 3} - known):
         near = [other for other in known if abs(len(other) - len(word)) <= 1 and len({*other} ^ {*word}) <= 1]
-        matches = sorted(other for other in near if sorted(other) == sorted(word)) or get_close_matches(word, sorted(near), 1, LIKE)
+        matches = sorted(other for other in near if sorted(other) == sorted(word)) or get_close_matches(
+            word, sorted(near), 1, LIKE
+        )
         if matches and stem(matches[0]) != stem(word):
             found[word] = matches[0]
     return found
@@ -272,7 +282,9 @@ def _chunks(reading: Reading) -> list[tuple[str, ...]]:
 
 _SIGNS = frozenset("+ - ^ / sin cos tan sqrt".split())
 _RELATIONS = frozenset("< > <= >=".split())
-_FUNCTIONS = frozenset("sin cos tan arcsin arccos arctan log ln sqrt frac pi degree cot sec csc sum binom lfloor rfloor prod".split())
+_FUNCTIONS = frozenset(
+    "sin cos tan arcsin arccos arctan log ln sqrt frac pi degree cot sec csc sum binom lfloor rfloor prod".split()
+)
 
 
 def _renamed(chunk: Sequence[str]) -> tuple[str, ...]:

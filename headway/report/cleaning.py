@@ -77,7 +77,7 @@ def _row(problem: Problem) -> dict[str, Any]:
 @contextmanager
 def _bar(console: Console, name: str, total: int) -> Iterator[Any]:
     """A progress bar on standard error while it takes; the value is to be called with how many are done."""
-    with Progress(console=console, transient=True) as progress:
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(name, total=total)
 
         def tell(done: int) -> None:
@@ -95,7 +95,11 @@ def _show(screen: Console, rule: str, score: float, kept: Problem, dropped: Prob
 
 def _show_removal(screen: Console, removal: Removal) -> None:
     """One removal, both questions one below the other."""
-    shared = "; ".join(part for part in (f"numbers {', '.join(removal.numbers)}" if removal.numbers else "", " ".join(removal.words)) if part)
+    shared = "; ".join(
+        part for part in (f"numbers {', '.join(removal.numbers)}" if removal.numbers else "", " ".join(removal.words)) if part
+    )
     screen.print(Text(f"\n{removal.rule} ({removal.score:.2f})" + (f": {clean(shared)}" if shared else "")), soft_wrap=True)
     screen.print(Text(f"  removed  {removal.source} {removal.problem_id}: {clean(removal.question)}"), soft_wrap=True)
-    screen.print(Text(f"  held out {removal.heldout_source} {removal.heldout_id}: {clean(removal.heldout_question)}"), soft_wrap=True)
+    screen.print(
+        Text(f"  held out {removal.heldout_source} {removal.heldout_id}: {clean(removal.heldout_question)}"), soft_wrap=True
+    )

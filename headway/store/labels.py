@@ -37,6 +37,6 @@ def pass_counts(store: Store, samplers: Sequence[str], verifier: str = VERIFIER)
     """
     with store.connect() as con:
         try:
-            return con.execute(_COUNTS, {"samplers": list(samplers), "verifier": verifier}).to_arrow_table()
+            return con.sql(_COUNTS, params={"samplers": list(samplers), "verifier": verifier}).to_arrow_table()
         except duckdb.Error as error:
             raise StoreError(f"cannot read {store.path}: {str(error).splitlines()[0]}") from None

@@ -79,7 +79,11 @@ def test_another_number_makes_another_question():
     assert not near(LONG + " She had 3 left.")
 
 
-PREFACE = " ".join(f"p{chr(97 + i)}{chr(97 + i)}" for i in range(25)) + " " + " ".join(f"q{chr(97 + i)}{chr(97 + i)}" for i in range(20))
+PREFACE = (
+    " ".join(f"p{chr(97 + i)}{chr(97 + i)}" for i in range(25))
+    + " "
+    + " ".join(f"q{chr(97 + i)}{chr(97 + i)}" for i in range(20))
+)
 
 
 def test_short_questions_have_no_runs():
