@@ -1,16 +1,22 @@
-"""What decontamination finds and what it removes wrongly, by class: rewritten, renumbered and look-alike questions of real evaluation sets.
+"""What decontamination finds and what it removes wrongly, by class: rewritten, renumbered and look-alike questions of real
+evaluation sets.
 
     python benchmarks/decontamination.py DATA [--part tuning|heldout] [--per-class 200] [--seed 0] [--failures 0] [--speed 20000]
 
-DATA is a folder with eval/gsm8k_test.jsonl, eval/math500.jsonl, eval/aime24.jsonl, eval/aime25.jsonl, eval/amc23.jsonl, eval/svamp.json and
-train/gsm8k_train.jsonl as their authors publish them. One JSON line a class (found or removed of how many) and a total for each kind:
+DATA is a folder with eval/gsm8k_test.jsonl, eval/math500.jsonl, eval/aime24.jsonl, eval/aime25.jsonl, eval/amc23.jsonl,
+eval/svamp.json and
+train/gsm8k_train.jsonl as their authors publish them. One JSON line a class (found or removed of how many) and a total for each
+kind:
 
-    planted      an evaluation question rewritten by one to four operations of `paraphrases.KEEPING`; a class has this one for certain
+    planted      an evaluation question rewritten by one to four operations of `paraphrases.KEEPING`; a class has this one for
+    certain
     hand         tests/cases/decontamination.jsonl: rewritten by a person; look-alikes by one changed number, operator, quantity
     look-alike   one operation of `paraphrases.CHANGING`
-    natural      GSM8K's training questions against all evaluation sets, and each evaluation set against itself, without equal references
+    natural      GSM8K's training questions against all evaluation sets, and each evaluation set against itself, without equal
+    references
 
-Every question is compared with all evaluation questions, without its reference (the harder case) except in "with references". Half of
+Every question is compared with all evaluation questions, without its reference (the harder case) except in "with references".
+Half of
 the questions, by a hash, are for tuning; the other half was not looked at while the rules were written.
 """
 
@@ -148,8 +154,19 @@ def speed(train: list[Problem], heldout: list[Problem], size: int) -> None:
     start = time.perf_counter()
     hits = sum(index.find(problem, normalise(problem.question)) is not None for problem in many)
     seconds = time.perf_counter() - start
-    print(json.dumps({"kind": "speed", "heldout": len(held), "index_s": round(built, 1), "questions": size, "removed": hits,
-                      "per_second": round(size / seconds), "hours_for_1.6M": round(1.6e6 * seconds / size / 3600, 2)}))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "kind": "speed",
+                "heldout": len(held),
+                "index_s": round(built, 1),
+                "questions": size,
+                "removed": hits,
+                "per_second": round(size / seconds),
+                "hours_for_1.6M": round(1.6e6 * seconds / size / 3600, 2),
+            }
+        )
+    )
 
 
 def main() -> None:

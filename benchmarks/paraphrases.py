@@ -1,11 +1,14 @@
 r"""Rewrites of mathematics questions that keep the problem, and near rewrites that make it another one. For `decontamination.py`.
 
-    keeping:  names, objects, synonyms, numbers in words, numbers in another notation, LaTeX as plain text, plain as LaTeX, renamed variables,
-              the question first, sentences reordered, sentences split or joined, the form of the question, passive voice, a prefix, a suffix,
+    keeping:  names, objects, synonyms, numbers in words, numbers in another notation, LaTeX as plain text, plain as LaTeX,
+    renamed variables,
+              the question first, sentences reordered, sentences split or joined, the form of the question, passive voice, a
+              prefix, a suffix,
               numbering, punctuation, typos
     changing: one number, two numbers exchanged, a word of comparison or direction, a sign
 
-Every rewrite takes (text, chance) and gives a text, or None where it finds nothing to do. The tables were written apart from the comparer's.
+Every rewrite takes (text, chance) and gives a text, or None where it finds nothing to do. The tables were written apart from
+the comparer's.
 """
 
 import random
@@ -14,43 +17,81 @@ from collections.abc import Callable
 
 Rewrite = Callable[[str, random.Random], str | None]
 
-NAMES = "Priya Omar Ingrid Tomasz Keiko Fatima Diego Solveig Kwame Lucia Bram Nadia Yusuf Greta Anouk Pavel Zainab Mateo Elif Rohan".split()
-TITLES = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday January February March April May June July August September October November December".split()
-_NO_NAMES = "How What When Where Which Who The They There Then This That These Each Every After Before And But Find Solve".split()
+_NAMES_WORDS = """
+    Priya Omar Ingrid Tomasz Keiko Fatima Diego Solveig Kwame Lucia Bram Nadia Yusuf Greta Anouk Pavel Zainab Mateo Elif
+    Rohan
+"""
+NAMES = _NAMES_WORDS.split()
+_TITLES_WORDS = """
+    Monday Tuesday Wednesday Thursday Friday Saturday Sunday January February March April May June July August September
+    October November December
+"""
+TITLES = _TITLES_WORDS.split()
+_NO_NAMES_WORDS = """
+    How What When Where Which Who The They There Then This That These Each Every After Before And But Find Solve
+"""
+_NO_NAMES = _NO_NAMES_WORDS.split()
+_OBJECTS_WORDS = """
+    apple=pear apples=pears orange=plum oranges=plums book=magazine books=magazines egg=bun eggs=buns cookie=muffin
+    cookies=muffins marble=bead marbles=beads pencil=crayon pencils=crayons ball=frisbee balls=frisbees card=stamp
+    cards=stamps car=van cars=vans dog=goat dogs=goats cat=rabbit cats=rabbits cake=pie cakes=pies pizza=lasagna
+    pizzas=lasagnas flower=shrub flowers=shrubs shirt=scarf shirts=scarves toy=puzzle toys=puzzles game=film games=films
+    movie=play movies=plays sticker=badge stickers=badges balloon=kite balloons=kites candy=toffee candies=toffees
+    bottle=jar bottles=jars bird=squirrel birds=squirrels fish=turtle chair=stool chairs=stools peach=mango
+    peaches=mangoes banana=melon bananas=melons cupcake=scone cupcakes=scones rose=tulip roses=tulips jacket=coat
+    jackets=coats chicken=duck chickens=ducks cow=horse cows=horses bus=tram phone=tablet phones=tablets coffee=tea
+    bread=cheese store=market
+"""
 OBJECTS = dict(
-    pair.split("=") for pair in """apple=pear apples=pears orange=plum oranges=plums book=magazine books=magazines egg=bun eggs=buns cookie=muffin
-    cookies=muffins marble=bead marbles=beads pencil=crayon pencils=crayons ball=frisbee balls=frisbees card=stamp cards=stamps car=van cars=vans
-    dog=goat dogs=goats cat=rabbit cats=rabbits cake=pie cakes=pies pizza=lasagna pizzas=lasagnas flower=shrub flowers=shrubs shirt=scarf
-    shirts=scarves toy=puzzle toys=puzzles game=film games=films movie=play movies=plays sticker=badge stickers=badges balloon=kite balloons=kites
-    candy=toffee candies=toffees bottle=jar bottles=jars bird=squirrel birds=squirrels fish=turtle chair=stool chairs=stools peach=mango
-    peaches=mangoes banana=melon bananas=melons cupcake=scone cupcakes=scones rose=tulip roses=tulips jacket=coat jackets=coats
-    chicken=duck chickens=ducks cow=horse cows=horses bus=tram phone=tablet phones=tablets coffee=tea bread=cheese store=market""".split()
+    pair.split("=") for pair in _OBJECTS_WORDS.split()
 )  # fmt: skip
+_SYNONYMS_WORDS = """
+    bought=purchased buys=purchases buy=purchase sold=marketed gave=handed gives=hands received=obtained receives=obtains
+    wants=wishes needs=requires large=big small=little began=started begins=starts ate=consumed eats=consumes eat=consume
+    friends=pals kids=children children=kids house=home picks=collects picked=collected makes=produces made=produced
+    finds=discovers found=discovered walked=strolled walks=strolls runs=jogs ran=jogged total=overall whole=entire
+    purchase=buy students=pupils pupils=students teacher=instructor money=cash cost=price costs=sells-for spends=pays-out
+    each=every remaining=leftover currently=presently decides=chooses decided=chose collected=gathered finished=completed
+    finishes=completes trip=journey road=street garden=yard store=shop shop=store job=occupation earns=is-paid
+    earned=was-paid plans=intends planned=intended uses=employs used=employed different=distinct positive=positive
+    distinct=different find=determine compute=calculate evaluate=compute determine=find simplify=reduce satisfies=fulfils
+    satisfy=fulfil such=such denote=stand-for contains=holds contain=hold additional=further identical=equal
+    gather=collect watched=viewed baked=prepared bakes=prepares brought=carried brings=carries divided=shared arrived=came
+    leaves=departs left=remaining also=additionally then=afterwards because=since afternoon=post-noon lives=resides
+    travels=goes weighs=has-a-weight-of grown=developed quickly=fast
+"""
 SYNONYMS = dict(
-    pair.split("=") for pair in """bought=purchased buys=purchases buy=purchase sold=marketed gave=handed gives=hands received=obtained receives=obtains
-    wants=wishes needs=requires large=big small=little began=started begins=starts ate=consumed eats=consumes eat=consume friends=pals kids=children
-    children=kids house=home picks=collects picked=collected makes=produces made=produced finds=discovers found=discovered walked=strolled
-    walks=strolls runs=jogs ran=jogged total=overall whole=entire purchase=buy students=pupils pupils=students teacher=instructor
-    money=cash cost=price costs=sells-for spends=pays-out each=every remaining=leftover currently=presently decides=chooses decided=chose
-    collected=gathered finished=completed finishes=completes trip=journey road=street garden=yard store=shop shop=store job=occupation
-    earns=is-paid earned=was-paid plans=intends planned=intended uses=employs used=employed different=distinct positive=positive distinct=different
-    find=determine compute=calculate evaluate=compute determine=find simplify=reduce satisfies=fulfils satisfy=fulfil such=such denote=stand-for
-    contains=holds contain=hold additional=further identical=equal gather=collect watched=viewed baked=prepared bakes=prepares
-    brought=carried brings=carries divided=shared arrived=came leaves=departs left=remaining also=additionally then=afterwards
-    because=since afternoon=post-noon lives=resides travels=goes weighs=has-a-weight-of grown=developed quickly=fast""".split()
+    pair.split("=") for pair in _SYNONYMS_WORDS.split()
 )  # fmt: skip
 PREFIXES = (
-    "Solve the following problem: ", "Answer the following math question. ", "Please solve this problem step by step.\n\n", "Question: ",
-    "Here is a math problem. ", "Read the problem below carefully and reason step by step. ", "Consider the following problem. ", "Q: ", "**Problem** ",
-)  # fmt: skip
+    "Solve the following problem: ",
+    "Answer the following math question. ",
+    "Please solve this problem step by step.\n\n",
+    "Question: ",
+    "Here is a math problem. ",
+    "Read the problem below carefully and reason step by step. ",
+    "Consider the following problem. ",
+    "Q: ",
+    "**Problem** ",
+)
 SUFFIXES = (
-    " Give your answer as a single number.", " Please reason step by step, and put your final answer within \\boxed{}.", " Show your work.",
-    "\n\nExpress your answer in simplest form.", " Write only the final answer.", " The answer should be exact.", "\nAnswer:", " Let's think step by step.",
+    " Give your answer as a single number.",
+    " Please reason step by step, and put your final answer within \\boxed{}.",
+    " Show your work.",
+    "\n\nExpress your answer in simplest form.",
+    " Write only the final answer.",
+    " The answer should be exact.",
+    "\nAnswer:",
+    " Let's think step by step.",
     " Round your answer to two decimal places if necessary.",
-)  # fmt: skip
+)
 LABELS = ("1. ", "(a) ", "Problem 7. ", "Exercise 3.2: ", "12) ", "Question 4: ", "[5 points] ", "ii. ", "Task 9 - ", "b) ")
-UNITS = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen".split()
-TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+_UNITS_WORDS = """
+    zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen
+    eighteen nineteen
+"""
+UNITS = _UNITS_WORDS.split()
+TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 _PLAIN_NUMBER = re.compile(r"(?<![\w.,/^{\\$:-])\d{1,3}(?![\w/^}\\%:]|[.,]\d)")
 
 
@@ -147,8 +188,22 @@ def plain_text(text: str, chance: random.Random) -> str | None:
         new = re.sub(r"_\{([^{}]{1,20})\}", r"_\1", new)
     raised = chance.random() < 0.5
     new = re.sub(r"\^([23])(?!\d)", lambda m: "²³"[int(m[1]) - 2], new) if raised else new
-    for tex, plain in ((r"\leq", "≤"), (r"\le", "≤"), (r"\geq", "≥"), (r"\ge", "≥"), (r"\neq", "≠"), (r"\cdot", "*"), (r"\times", "×"), (r"\pi", "π"),
-                       (r"\circ", "°"), (r"\dots", "..."), (r"\ldots", "..."), (r"\cdots", "..."), (r"\theta", "θ"), (r"\div", "÷")):  # fmt: skip
+    for tex, plain in (
+        (r"\leq", "≤"),
+        (r"\le", "≤"),
+        (r"\geq", "≥"),
+        (r"\ge", "≥"),
+        (r"\neq", "≠"),
+        (r"\cdot", "*"),
+        (r"\times", "×"),
+        (r"\pi", "π"),
+        (r"\circ", "°"),
+        (r"\dots", "..."),
+        (r"\ldots", "..."),
+        (r"\cdots", "..."),
+        (r"\theta", "θ"),
+        (r"\div", "÷"),
+    ):
         new = re.sub(re.escape(tex) + r"(?![a-zA-Z])", plain, new)
     new = re.sub(r"\^°", "°", re.sub(r"\\(?:\(|\)|\[|\])|\$+", " ", new))
     return new if new != text else None
@@ -226,8 +281,9 @@ def question_form(text: str, chance: random.Random) -> str | None:
 
 
 def passive(text: str, chance: random.Random) -> str | None:
-    new = re.sub(r"\b([A-Z][a-z]+) (bought|baked|sold|collected|caught|picked|planted|ordered|received|made) (\d+ \w+(?: \w+)?)(?=[.,]| and| for| at| from)",
-                 r"\3 were \2 by \1", text, count=1)  # fmt: skip
+    verbs = "bought|baked|sold|collected|caught|picked|planted|ordered|received|made"
+    pattern = rf"\b([A-Z][a-z]+) ({verbs}) (\d+ \w+(?: \w+)?)(?=[.,]| and| for| at| from)"
+    new = re.sub(pattern, r"\3 were \2 by \1", text, count=1)
     return new if new != text else None
 
 
@@ -281,20 +337,39 @@ def typos(text: str, chance: random.Random) -> str | None:
 
 # in the order in which they are applied: numbering stands in front of a text whatever was done to it
 KEEPING: dict[str, Rewrite] = {
-    "names": names, "objects": objects, "synonyms": synonyms, "numbers in words": numbers_in_words, "words in numbers": words_in_numbers,
-    "number notation": number_notation, "plain text": plain_text, "as LaTeX": as_latex, "variables": variables, "question first": question_first,
-    "reordered": reordered, "split or joined": split_or_joined, "question form": question_form, "passive": passive, "typos": typos,
-    "suffix": suffix, "label": label, "prefix": prefix, "punctuation": punctuation,
-}  # fmt: skip
+    "names": names,
+    "objects": objects,
+    "synonyms": synonyms,
+    "numbers in words": numbers_in_words,
+    "words in numbers": words_in_numbers,
+    "number notation": number_notation,
+    "plain text": plain_text,
+    "as LaTeX": as_latex,
+    "variables": variables,
+    "question first": question_first,
+    "reordered": reordered,
+    "split or joined": split_or_joined,
+    "question form": question_form,
+    "passive": passive,
+    "typos": typos,
+    "suffix": suffix,
+    "label": label,
+    "prefix": prefix,
+    "punctuation": punctuation,
+}
 
 # -- another problem ------------------------------------------------------------------------------------------------------
 
+_OPPOSITES_WORDS = """
+    more=fewer fewer=more less=more twice=thrice half=twice increases=decreases increased=decreased minimum=maximum
+    maximum=minimum least=greatest greatest=least smallest=largest largest=smallest sum=product product=sum older=younger
+    younger=older even=odd odd=even area=perimeter perimeter=area before=after after=before gained=lost lost=gained
+    bought=sold earns=spends radius=diameter diameter=radius first=second positive=negative plus=minus minus=plus
+    double=half taller=shorter heavier=lighter longer=shorter cheaper=dearer saves=spends added=removed gave=received
+    week=month month=year hours=minutes minutes=hours
+"""
 OPPOSITES = dict(
-    pair.split("=") for pair in """more=fewer fewer=more less=more twice=thrice half=twice increases=decreases increased=decreased minimum=maximum
-    maximum=minimum least=greatest greatest=least smallest=largest largest=smallest sum=product product=sum older=younger younger=older
-    even=odd odd=even area=perimeter perimeter=area before=after after=before gained=lost lost=gained bought=sold earns=spends
-    radius=diameter diameter=radius first=second positive=negative plus=minus minus=plus double=half taller=shorter
-    heavier=lighter longer=shorter cheaper=dearer saves=spends added=removed gave=received week=month month=year hours=minutes minutes=hours""".split()
+    pair.split("=") for pair in _OPPOSITES_WORDS.split()
 )  # fmt: skip
 _ANY_NUMBER = re.compile(r"(?<![\w.,])\d+(?:,\d{3})*(?![\w]|[.,]\d)")
 

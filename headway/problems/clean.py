@@ -5,7 +5,8 @@ white space gone, sentence punctuation gone, symbols and **numbers kept** ("3 + 
 
     "Find $\dfrac{1}{2} + x.$"   ->   "find \frac { 1 } { 2 } + x"
 
-What makes a training question *near* a held-out one (copied in long runs, or rewritten) says `overlap`. Numbers must agree, because a
+What makes a training question *near* a held-out one (copied in long runs, or rewritten) says `overlap`. Numbers must agree,
+because a
 question with other numbers is another question, however alike the words.
 
 This file does not know which splits exist nor where problems come from; its callers pass two lists.
@@ -77,8 +78,10 @@ def decontaminate(
 ) -> tuple[list[Problem], Funnel]:
     """The training (or validation) problems that repeat no held-out question, in order, and the funnel.
 
-    `share` is the part of the shorter question's 8-word runs that makes a copy. `templated` names the sources whose questions are one
-    template around different facts: compared by equality only. To `explain` a Removal is added for each problem removed. `tell` is
+    `share` is the part of the shorter question's 8-word runs that makes a copy. `templated` names the sources whose questions
+    are one
+    template around different facts: compared by equality only. To `explain` a Removal is added for each problem removed. `tell`
+    is
     called with how many problems are done.
     """
     index = HeldoutIndex(heldout, [normalise(problem.question) for problem in heldout], share, templated)

@@ -37,7 +37,8 @@ def gather(
 
     `verifies(reference)` says whether a completion that boxes this very reference would be CORRECT; it is asked once
     a reference. The problems come in an order hashed from `seed`, so that sources are mixed; which ones they are does
-    not depend on it. To `explain` a Removal is added for each training or validation problem that a held-out one removed. Raises what `load` and `generate` raise; ConfigError for gsm_symbolic beside GSM8K; DataError,
+    not depend on it. To `explain` a Removal is added for each training or validation problem that a held-out one removed.
+    Raises what `load` and `generate` raise; ConfigError for gsm_symbolic beside GSM8K; DataError,
     with the funnels, where nothing, nothing held out, or of the training sources nothing is left.
     """
     problems = {split: [p for s in config.sources if s.split is split for p in _read(s)] for split in _ORDER}
@@ -69,7 +70,7 @@ def check_references(problems: Sequence[Problem], verifies: Callable[[str], bool
 
 
 def removals_record(removals: Sequence[Removal], limit: int = REMOVALS) -> dict[str, Any]:
-    """Removals as plain JSON: how many there are, and the first `limit` with their questions (cut at LONGEST_SHOWN characters)."""
+    """Removals as plain JSON: how many there are, and the first `limit` with their questions (cut at LONGEST_SHOWN)."""
     shown = [asdict(removal) for removal in removals[:limit]]
     for row in shown:
         row |= {key: row[key][:LONGEST_SHOWN] for key in ("question", "heldout_question")}

@@ -6,7 +6,8 @@ r"""The numbers of a question by their value, however they are written.
     3 dozen   twice   thrice   8:30   two-thirds   20/3 cubed    -> 36, 2, 3, 17/2, 2/3, 20/3 ^ 3
 
 `merge` turns the tokens of a question into the same tokens with each number as one "#value" token. What is ambiguous in words is
-left a word: "second", "third" (a place), "quarters" (coins), "a" (not one). Values are exact fractions; signs are operators, not parts
+left a word: "second", "third" (a place), "quarters" (coins), "a" (not one). Values are exact fractions; signs are operators,
+not parts
 of numbers. This file does not know what a question is, nor which numbers matter.
 """
 
@@ -18,18 +19,22 @@ from fractions import Fraction
 
 LONGEST = 40  # digits: longer numerals are kept as text, so that nothing generated can make the arithmetic slow
 
-_UNITS = """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen
-    eighteen nineteen""".split()
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+_UNITS_WORDS = """
+    zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen
+    eighteen nineteen
+"""
+_UNITS = _UNITS_WORDS.split()
+_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 _SMALL = {word: value for value, word in enumerate(_UNITS)} | {word: 20 + 10 * i for i, word in enumerate(_TENS)}
 _LARGE = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9}
 _TIMES = {"twice": 2, "double": 2, "doubled": 2, "doubles": 2, "thrice": 3, "triple": 3, "tripled": 3, "triples": 3}
 _TIMES |= {"quadruple": 4, "quadrupled": 4, "half": Fraction(1, 2), "halved": Fraction(1, 2), "halves": Fraction(1, 2)}
 _POWERS = {"squared": "#2", "cubed": "#3"}
-_PARTS = """third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth""".split()
+_PARTS = ["third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth", "eleventh", "twelfth"]
 _PART = {word: 3 + i for i, word in enumerate(_PARTS)} | {"quarter": 4, "hundredth": 100}
 _PART |= {word + "s": value for word, value in _PART.items()}
-_AFTER_PART = frozenset("of as the less more his her their its that this what".split())  # "a third of", not "a third box"
+# "a third of", not "a third box"
+_AFTER_PART = frozenset(["of", "as", "the", "less", "more", "his", "her", "their", "its", "that", "this", "what"])
 _DASH = ("-", "\u2011")
 _PERCENT = frozenset(("%", "\\%", "percent", "percentage"))
 _CLOCK = re.compile(r"(\d{1,2}):([0-5]\d)")
@@ -150,11 +155,7 @@ def _words(tokens: Sequence[str], i: int) -> tuple[Fraction | None, int]:
             else:
                 total, current = total + max(current, 1) * large, 0
             last = large
-        elif word in _DASH and i + 1 < size and (tokens[i + 1] in _SMALL and last >= 20) and last < 100:
-            pass
-        elif word == "and" and last >= 100 and i + 1 < size and tokens[i + 1] in _SMALL and tokens[i + 2 : i + 3] != ["hundred"]:
-            pass
-        else:
+        elif not _joins(tokens, i, last):
             break
         i += 1
     value = Fraction(total + current)
@@ -164,6 +165,15 @@ def _words(tokens: Sequence[str], i: int) -> tuple[Fraction | None, int]:
     if i < size and i + 1 < size and dash and tokens[i + 1] in ("half", "halves"):
         return value / 2, i + 2
     return value, i
+
+
+def _joins(tokens: Sequence[str], i: int, last: int) -> bool:
+    """Is the word at `i` the dash of "twenty-five" or the "and" of "two hundred and five", after a word of size `last`?"""
+    if i + 1 >= len(tokens) or tokens[i + 1] not in _SMALL:
+        return False
+    if tokens[i] in _DASH:
+        return 20 <= last < 100
+    return tokens[i] == "and" and last >= 100 and tokens[i + 2 : i + 3] != ["hundred"]
 
 
 def _is_part(tokens: Sequence[str], i: int, is_plural: bool = False) -> bool:

@@ -3,7 +3,8 @@ r"""Words that make another problem of the same text: opposites in one place, an
     "the minimum value"  | "the maximum value"         opposed(...)
     "How many apples are left?" | "How many apples were sold?"         asked_otherwise(...)
 
-The tables hold words whose exchange changes what is asked; within a group the words of one line mean the same. They are closed lists of
+The tables hold words whose exchange changes what is asked; within a group the words of one line mean the same. They are closed
+lists of
 English words: what they do not know, they do not object to. This file does not know numbers or formulas (`same` compares those).
 """
 
@@ -19,82 +20,91 @@ ONE_STORY = 0.8  # of the words of two stories together, from which on "left" ag
 BEGINNING = 3  # stems of a question that name what it is about
 
 _FIRM = """
-    minimum minimal least smallest lowest fewest min shortest | maximum maximal greatest largest highest most biggest max longest
-    even | odd
-    acute | obtuse
-    area areas | perimeter perimeters | volume volumes | circumference circumferences
-    sine sin | cosine cos | tangent tan
-    median | mode
-    prime | composite
-    increasing | decreasing
-    clockwise | counterclockwise anticlockwise
-    gcd | lcm
-    quotient | remainder
-    rows | columns
-    horizontal | vertical
-    surface | volume
+    minimum minimal least smallest lowest fewest min shortest | maximum maximal greatest largest highest most biggest
+        max longest;
+    even | odd;
+    acute | obtuse;
+    area areas | perimeter perimeters | volume volumes | circumference circumferences;
+    sine sin | cosine cos | tangent tan;
+    median | mode;
+    prime | composite;
+    increasing | decreasing;
+    clockwise | counterclockwise anticlockwise;
+    gcd | lcm;
+    quotient | remainder;
+    rows | columns;
+    horizontal | vertical;
+    surface | volume;
 """
 _IN_PLACE = """
-    more greater older taller longer heavier higher larger bigger faster further | less fewer younger shorter lighter lower smaller slower
-    increase increased increases add added adds raise raised gain gained up | decrease decreased decreases reduce reduced drop dropped down
-    gained gain gains added adds add joined | lost loses lose removed removes remove deleted gave left
-    earn earned earns received receive receives gets got finds found bought buys buy | spent spend spends gave give gives sold lost loses lose
-    plus | minus | times | divided
-    sum | difference | product | quotient
-    smaller smallest least minimum minimal lowest | larger largest greatest maximum maximal highest
-    first | second | third | last | fourth
-    before | after
-    left remaining | total | sold | used
-    radius | diameter | height | width | length | base | side | perimeter | area | volume
-    mean average | median | mode | range
-    profit | cost price | revenue | loss
-    discount | tax | tip
-    minute minutes | hour hours | day days | week weeks | month months | year years | second seconds
-    inch inches | feet foot | yard yards
-    positive | negative | nonnegative | nonpositive
-    square squared | cube cubed
-    factor factors divisor divisors | multiple multiples
-    rational | irrational
-    inside | outside
-    with | without
-    squares | cubes
-    union | intersection
-    equal | unequal
-    always | never
-    won wins win | lost loses lose
-    twice double doubled | half halved | thrice triple tripled
-    arithmetic | geometric
-    row | column
-    centroid | orthocenter | circumcenter | incenter
-    rotation | reflection
-    hypotenuse | leg
-    fewer less | as
-    original originally before | discounted reduced final after
-    divides | multiplies
+    more greater older taller longer heavier higher larger bigger faster further | less fewer younger shorter lighter
+        lower smaller slower;
+    increase increased increases add added adds raise raised gain gained up | decrease decreased decreases reduce
+        reduced drop dropped down;
+    gained gain gains added adds add joined | lost loses lose removed removes remove deleted gave left;
+    earn earned earns received receive receives gets got finds found bought buys buy | spent spend spends gave give
+        gives sold lost loses lose;
+    plus | minus | times | divided;
+    sum | difference | product | quotient;
+    smaller smallest least minimum minimal lowest | larger largest greatest maximum maximal highest;
+    first | second | third | last | fourth;
+    before | after;
+    left remaining | total | sold | used;
+    radius | diameter | height | width | length | base | side | perimeter | area | volume;
+    mean average | median | mode | range;
+    profit | cost price | revenue | loss;
+    discount | tax | tip;
+    minute minutes | hour hours | day days | week weeks | month months | year years | second seconds;
+    inch inches | feet foot | yard yards;
+    positive | negative | nonnegative | nonpositive;
+    square squared | cube cubed;
+    factor factors divisor divisors | multiple multiples;
+    rational | irrational;
+    inside | outside;
+    with | without;
+    squares | cubes;
+    union | intersection;
+    equal | unequal;
+    always | never;
+    won wins win | lost loses lose;
+    twice double doubled | half halved | thrice triple tripled;
+    arithmetic | geometric;
+    row | column;
+    centroid | orthocenter | circumcenter | incenter;
+    rotation | reflection;
+    hypotenuse | leg;
+    fewer less | as;
+    original originally before | discounted reduced final after;
+    divides | multiplies;
 """
-_QUALIFIED = """not isn't aren't don't doesn't | without | except | distinct different | repeat repeats repeated repeatable | reflection reflections | rotation
+_QUALIFIED = """not isn't aren't don't doesn't | without | except | distinct different | repeat repeats repeated repeatable |
+reflection reflections | rotation
     rotations | replacement | consecutive | prime primes | even | odd | negative | nonnegative | unless"""
 _KINDS = """
-    length: minute minutes | hour hours | days day | week weeks | month months | years year
-    size: area | perimeter | volume | circumference | radius | diameter | width wide | height tall high
-    share: left remain remains remaining unused leftover still | total altogether combined together sum overall in-all | exceed exceeds outnumber than difference differ
-    money: profit | spend spent cost costs pay paid price bill | earn earned revenue earnings receive
-    statistic: mean average | median | mode
+    length: minute minutes | hour hours | days day | week weeks | month months | years year;
+    size: area | perimeter | volume | circumference | radius | diameter | width wide | height tall high;
+    share: left remain remains remaining unused leftover still | total altogether combined together sum overall in-all |
+        exceed exceeds outnumber than difference differ;
+    money: profit | spend spent cost costs pay paid price bill | earn earned revenue earnings receive;
+    statistic: mean average | median | mode;
 """
 
 
 def _groups(text: str) -> list[list[frozenset[str]]]:
-    return [[frozenset(member.split()) for member in line.split("|")] for line in text.strip().splitlines()]
+    return [[frozenset(member.split()) for member in line.split("|")] for line in text.split(";") if line.strip()]
 
 
 _FIRM_GROUPS = _groups(_FIRM)
 _PLACE_GROUPS = _groups(_FIRM) + _groups(_IN_PLACE)
-_KIND_GROUPS = _groups("\n".join(line.split(":")[1] for line in _KINDS.strip().splitlines()))
+_KIND_GROUPS = _groups(";".join(line.split(":")[1] for line in _KINDS.split(";") if line.strip()))
 _QUALIFIERS = [frozenset(member.split()) for member in _QUALIFIED.split("|")]
 _LOOSE = frozenset(word for member in _KIND_GROUPS[2] for word in member)
 _ONE_SIDED = _groups("left remain remains remaining unused leftover | exceed exceeds outnumber than difference differ")[0]
-_MINOR = frozenset("minut hour day week month year dollar cent money inch foot pound mile ounc number amount long far".split())
-_PRONOUNS = frozenset("he she they it his her their".split())
+_MINOR_WORDS = """
+    minut hour day week month year dollar cent money inch foot pound mile ounc number amount long far
+"""
+_MINOR = frozenset(_MINOR_WORDS.split())
+_PRONOUNS = frozenset(["he", "she", "they", "it", "his", "her", "their"])
 
 
 def opposed(a: Sequence[str], b: Sequence[str]) -> list[str]:
@@ -135,8 +145,10 @@ def _exchanged(a: set[str], b: set[str], groups: Sequence[Sequence[frozenset[str
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What a question asks, and the story it asks it of: `words` as they stand, `stems` in order, the `names` among the stems, the
-    `variables` asked for, the `head` (the two stems behind "how many"), and the stems and variables (`letters`) of the `story` before."""
+    """What a question asks, and the story it asks it of: `words` as they stand, `stems` in order, the `names` among the stems,
+    the
+    `variables` asked for, the `head` (the two stems behind "how many"), and the stems and variables (`letters`) of the `story`
+    before."""
 
     words: tuple[str, ...]
     stems: tuple[str, ...]
@@ -151,16 +163,17 @@ def asked_otherwise(a: Asked, b: Asked) -> str:
     """Do two questions about one story ask for different things? "" if not, else which.
 
     Signs: another kind of quantity; another thing counted that both stories know; another variable; both begin with a thing (or a
-    name) that both stories know and the other does not ask for. Where the story is word for word the same, also: hardly a word shared,
+    name) that both stories know and the other does not ask for. Where the story is word for word the same, also: hardly a word
+    shared,
     a comparison or a rest on one side only, a name on one side only, or a small difference by a word that the story knows.
     """
     kind = _exchanged_kinds(_kinds(a.words), _kinds(b.words))
     alike = 2 * len(a.story & b.story) / max(1, len(a.story) + len(b.story))
     if kind and (alike >= ONE_STORY or not {*kind.split(" | ")} & _LOOSE):
         return f"asked: {kind}"
-    if a.head and b.head and not {*a.head} & {*b.stems} and not {*b.head} & {*a.stems}:
-        if any(word in b.story for word in a.head) and any(word in a.story for word in b.head):
-            return f"asked: {' '.join(a.head)} | {' '.join(b.head)}"
+    is_other_head = a.head and b.head and not {*a.head} & {*b.stems} and not {*b.head} & {*a.stems}
+    if is_other_head and {*a.head} & b.story and {*b.head} & a.story:
+        return f"asked: {' '.join(a.head)} | {' '.join(b.head)}"
     if a.variables and b.variables and not a.variables & b.variables and a.variables <= b.letters and b.variables <= a.letters:
         return f"asked: {' '.join(sorted(a.variables))} | {' '.join(sorted(b.variables))}"
     for names in (True, False):
@@ -178,14 +191,14 @@ def _differs_in_one_story(a: Asked, b: Asked) -> str:
     shared, total = 2 * len({*a.stems} & {*b.stems}), len({*a.stems}) + len({*b.stems})
     kinds_a, kinds_b = _kinds(a.words), _kinds(b.words)
     known_a, known_b = _known(a, b, None, 99), _known(b, a, None, 99)
-    is_one_word = bool(known_a and ({*b.stems} <= {*a.stems} or known_b) or known_b and {*a.stems} <= {*b.stems})
+    is_one_word = bool((known_a and ({*b.stems} <= {*a.stems} or known_b)) or (known_b and {*a.stems} <= {*b.stems}))
     names = bool({*a.stems} & a.names) != bool({*b.stems} & b.names) and any(w in a.names | b.names for w in known_a + known_b)
     has_pronoun = bool(_PRONOUNS & {*a.words, *b.words})
     ratio = SequenceMatcher(None, a.words, b.words, autojunk=False).ratio()
     other_head = a.head and b.head and not {*a.head} & {*b.head}
     if other_head and a.head[0] in (*b.story, *b.stems) and b.head[0] in (*a.story, *a.stems):
         return f"asked: {' '.join(a.head)} | {' '.join(b.head)}"
-    others = any(one & kinds_a and not one & kinds_b or one & kinds_b and not one & kinds_a for one in _ONE_SIDED)
+    others = any((one & kinds_a and not one & kinds_b) or (one & kinds_b and not one & kinds_a) for one in _ONE_SIDED)
     if (a.stems and b.stems and shared < 0.5 * total) or others or (names and not has_pronoun) or (is_one_word and ratio >= 0.6):
         return f"asked: {' '.join(a.words[:8])} | {' '.join(b.words[:8])}"
     return ""
@@ -197,7 +210,7 @@ def _kinds(words: Sequence[str]) -> set[str]:
 
 
 def _known(a: Asked, b: Asked, names: bool | None, length: int) -> list[str]:
-    """The stems among the first `length` that `a` asks for, `b` does not, and both stories know; names only, others only, or all."""
+    """The stems among the first `length` that `a` asks for, `b` does not, and both stories know: names, others or all."""
     return [
         stem
         for stem in a.stems[:length]

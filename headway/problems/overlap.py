@@ -1,15 +1,18 @@
 """Which held-out question a training problem repeats: equal, nearly copied, or rewritten; and why.
 
-    heldout --read--> table of (numbers, word) -> which          question --look up--> some candidates --compare--> Removal or None
+    heldout --read--> table of (numbers, word) -> which          question --look up--> some candidates --compare--> Removal or
+    None
 
-Only questions with the same numbers are candidates (with and without small numbers in words), and of these the CANDIDATES that share most
+Only questions with the same numbers are candidates (with and without small numbers in words), and of these the CANDIDATES that
+share most
 words and symbols. Three rules, in this order:
 
     equal       the normal forms are the same
     runs        >= 20 words each, the same numbers, the shorter shares >= 60 % of its 8-word runs with the longer, and no conflict
     rewritten   `same.compare` says that they are one problem in other words
 
-A source that is one template around different facts (`templated`) is compared by equality only. This file does not know splits or files.
+A source that is one template around different facts (`templated`) is compared by equality only. This file does not know splits
+or files.
 """
 
 from __future__ import annotations
@@ -33,7 +36,8 @@ CANDIDATES = 24  # compared in full, a question
 class Removal:
     """Why a problem was removed: itself, the held-out question it repeats, the rule, its score in [0, 1], and what both share.
 
-    Example: ``Removal("9f…", "web", "Ann has 3 …", "c1…", "gsm8k", "Jo has 3 …", "rewritten", 0.81, ("3", "20"), ("apple", "shop"))``
+    Example: ``Removal("9f…", "web", "Ann has 3 …", "c1…", "gsm8k", "Jo has 3 …", "rewritten", 0.81, ("3", "20"), ("apple",
+    "shop"))``
     """
 
     problem_id: str

@@ -5,8 +5,10 @@ r"""A question as the comparison of two questions sees it: numbers by value, for
              jean #30 lollipop | eat #1/2
     keys     ("1/2 30",)        the values without 0, 1, 2, which every rewriting adds and drops ("one", "both", "squared")
 
-Formulas lose their LaTeX: `\le` `<=` and `≤` are one symbol, as are `x^2` and `x²`; braces, dollars and parentheses go. Drawings ([asy]),
-answer choices "(A) 3 (B) 4" and instructions ("Express your answer as ...") are no part of the question, unless nothing else is left.
+Formulas lose their LaTeX: `\le` `<=` and `≤` are one symbol, as are `x^2` and `x²`; braces, dollars and parentheses go.
+Drawings ([asy]),
+answer choices "(A) 3 (B) 4" and instructions ("Express your answer as ...") are no part of the question, unless nothing else is
+left.
 
 This file does not know how two readings are compared (`same` does).
 """
@@ -20,13 +22,18 @@ from fractions import Fraction
 
 from headway.problems.numerals import NUMBER, merge, value_of
 
-LONGEST = 20_000  # characters of a question that are read: enough for any, and a bound on the work
+LONGEST = 8_000  # characters of a question that are read: enough for any, and a bound on the work
 _CHARACTERS = {
-    "’": "'", "‘": "'", "`": "'", "“": '"', "”": '"', "−": "-", "–": "-", "—": " - ", "×": "*", "·": "*", "⋅": "*", "÷": "/", "∶": ":",
-    "≤": "<=", "≥": ">=", "≠": "!=", "≡": " \\equiv ", "°": " \\circ ", "√": " \\sqrt ", "∞": " \\infty ", "…": " ", "½": " 1/2", "¼": " 1/4",
-    "¾": " 3/4", "⅓": " 1/3", "⅔": " 2/3", "⅕": " 1/5", "⅛": " 1/8", "。": ". ", "、": ", ", "¿": " ", "¡": " ", "\xa0": " ", "~": " ",
-    "π": " \\pi ", "θ": " \\theta ", "α": " \\alpha ", "β": " \\beta ", "∑": " \\sum ", "∫": " \\int ", "∠": " \\angle ", "△": " \\triangle ",
-    "⌊": " \\lfloor ", "⌋": " \\rfloor ", "∈": " \\in ", "⊥": " \\perp ", "∥": " \\parallel ", "€": "$", "£": "$", "¢": " cents",
+    "’": "'", "‘": "'", "`": "'", "“": '"', "”": '"', "−": "-", "–": "-", "—": " - ", "×": "*", "·": "*", "⋅": "*",
+    "÷": "/", "∶": ":",
+    "≤": "<=", "≥": ">=", "≠": "!=", "≡": " \\equiv ", "°": " \\circ ", "√": " \\sqrt ", "∞": " \\infty ", "…": " ",
+    "½": " 1/2", "¼": " 1/4",
+    "¾": " 3/4", "⅓": " 1/3", "⅔": " 2/3", "⅕": " 1/5", "⅛": " 1/8", "。": ". ", "、": ", ", "¿": " ", "¡": " ", "\xa0": " ",
+    "~": " ",
+    "π": " \\pi ", "θ": " \\theta ", "α": " \\alpha ", "β": " \\beta ", "∑": " \\sum ", "∫": " \\int ", "∠": " \\angle ",
+    "△": " \\triangle ",
+    "⌊": " \\lfloor ", "⌋": " \\rfloor ", "∈": " \\in ", "⊥": " \\perp ", "∥": " \\parallel ", "€": "$", "£": "$",
+    "¢": " cents",
 }  # fmt: skip
 _TABLE = str.maketrans(_CHARACTERS)
 _SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ"
@@ -37,18 +44,23 @@ _DRAWING = re.compile(r"\[asy\].*?(?:\[/asy\]|\Z)", re.DOTALL)
 _CHOICES = re.compile(r"(?:\$|\\text\w*\{|\\mathrm\{|\s)*\(A\)[\s\S]{1,400}?\(B\)[\s\S]{1,400}?\(C\)[\s\S]*\Z")
 _REFERS = re.compile(r"\b(?:which|following|below)\b", re.IGNORECASE)  # to the choices themselves
 _LABEL = re.compile(
-    r"\A\s*(?:(?:#+\s*)?(?:problem|question|exercise|example|task|q|ex|no|part|prob)\s*[.#]?\s*(?:\d+|[ivx]+|[a-h])(?:\.\d+)*\s*(?:[.:)]|\s-)\s*"
-    r"|(?:problem|question|exercise|task|q)\s*:\s*|\*\*[^*]{1,20}\*\*\s*|\[\d+ (?:points?|marks?)\]\s*|\(\d+ (?:points?|marks?)\)\s*"
+    r"\A\s*(?:(?:#+\s*)?(?:problem|question|exercise|example|task|q|ex|no|part|prob)\s*[.#]?\s*(?:\d+|[ivx]+"
+    r"|[a-h])(?:\.\d+)*\s*(?:[.:)]|\s-)\s*"
+    r"|(?:problem|question|exercise|task|q)\s*:\s*|\*\*[^*]{1,20}\*\*\s*|\[\d+ (?:points?|marks?)\]\s*|\(\d+ (?:points?"
+    r"|marks?)\)\s*"
     r"|\(?(?:\d{1,3}|[a-h]|[ivx]{1,4})[.)]\s+(?=[A-Z\d\\$(]))+",
     re.IGNORECASE,
 )
 _INSTRUCTION = re.compile(
-    r"(?:please |kindly |now |and |you (?:should|must) )*(?:(?:give|express|enter|write|provide|present|state|report|put|box|round|leave|submit|output|return|show)\b"
+    r"(?:please |kindly |now |and |you (?:should|must) )*(?:(?:give|express|enter|write|provide|present|state|report|put"
+    r"|box|round|leave|submit|output|return|show)\b"
     r".{0,60}\b(?:answers?|results?|solution|work|steps?|response)\b"
-    r"|(?:solve|answer|work out|consider|read|complete) (?:this|the following|the|following)\b[\w ,'-]{0,50}\b(?:problem|question|exercise|task|puzzle)s?\b"
+    r"|(?:solve|answer|work out|consider|read|complete) (?:this|the following|the|following)\b[\w ,'-]{0,50}\b(?:problem"
+    r"|question|exercise|task|puzzle)s?\b"
     r"|(?:the |your )?(?:final )?(?:answer|result) (?:should|must|is to|needs? to|can|will)\b|round (?:to|off|your)\b"
     r"|(?:here is|here's|below is) (?:a|the|another)\b[\w ,'-]{0,40}\b(?:problem|question|exercise|puzzle)\b"
-    r"|(?:please )?(?:reason|think|explain|show|justify|let's think|solve (?:it|this)|take a deep breath)\b.{0,60}(?:step|reasoning|carefully|work|detail)|hint\b|note that you\b)",
+    r"|(?:please )?(?:reason|think|explain|show|justify|let's think|solve (?:it|this)|take a deep breath)\b.{0,60}(?:step"
+    r"|reasoning|carefully|work|detail)|hint\b|note that you\b)",
     re.IGNORECASE,
 )
 _BASE_ASKED = re.compile(r"\bbase\b|\bmod", re.IGNORECASE)  # an instruction that changes the answer
@@ -57,45 +69,61 @@ _ENDING = re.compile(
     r"(?<=[.?!])[\"')\]$]*\s+|(?<=[?])|\n\s*\n|(?<=[a-z)]):\s+(?=[A-Z\d])|\s+(?=(?:Let's think|Please reason) step)"
 )
 _TEX = (
-    (re.compile(r"(?<=\d),\\!(?=\d)"), ","), (re.compile(r"\\[dtc]frac(?![a-z])"), r"\\frac"), (re.compile(r"\\[\[\]()]"), " "), (re.compile(r"\$(\d[\d.,/]*)\$"), r"\1"), (re.compile(r"\$\s*\\?%"), "%"),
+    (re.compile(r"(?<=\d),\\!(?=\d)"), ","), (re.compile(r"\\[dtc]frac(?![a-z])"), r"\\frac"), (re.compile(r"\\[\[\]()]"), " "),
+    (re.compile(r"\$(\d[\d.,/]*)\$"), r"\1"), (re.compile(r"\$\s*\\?%"), "%"),
     (re.compile(r"(\\sqrt|\^|_)\s*\{([^{}]*)\}"), r"\1 \2 "),
-    (re.compile(r"\\(?:left|right|bigg?l?|bigg?r?|Bigg?[lr]?|displaystyle|quad|qquad|limits|ldots|cdots|dots|dotsm|dotsb|cdotp|middle)(?![a-zA-Z])|\\[,;:!]|\\ "), " "),
+    (re.compile(r"\\(?:left|right|bigg?l?|bigg?r?|Bigg?[lr]?|displaystyle|quad|qquad|limits|middle"
+                r"|ldots|cdots|dots|dotsm|dotsb|cdotp)(?![a-zA-Z])|\\[,;:!]|\\ "), " "),
     (re.compile(r"\^\s*\\circ(?![a-z])"), r" \\circ "),
-    (re.compile(r"\\(?:text|textbf|textit|mbox|mathrm|mathbf|operatorname|overline|mathcal|boldsymbol|emph|textrm|underline)\*?\s*(?=\{)"), " "),
+    (re.compile(r"\\(?:text|textbf|textit|mbox|mathrm|mathbf|operatorname|overline|mathcal|boldsymbol|emph"
+                r"|textrm|underline)\*?\s*(?=\{)"), " "),
     (re.compile(r"\\(?:begin|end)\s*\{[a-zA-Z]+\*?\}(?:\{[lcr|]+\})?"), " "),
     (re.compile(r"\\(?:leq|leqslant|le)(?![a-zA-Z])"), "<="), (re.compile(r"\\(?:geq|geqslant|ge)(?![a-zA-Z])"), ">="),
     (re.compile(r"\\(?:neq|ne)(?![a-zA-Z])"), "!="), (re.compile(r"\\(?:cdot|times|ast)(?![a-zA-Z])"), "*"),
     (re.compile(r"\\div(?![a-zA-Z])"), "/"), (re.compile(r"\\(?:lt)(?![a-zA-Z])"), "<"), (re.compile(r"\\gt(?![a-zA-Z])"), ">"),
     (re.compile(r"\\(?:pmod|bmod|mod)(?![a-zA-Z])"), " mod "), (re.compile(r"\\%"), "%"),
     (re.compile(r"\\frac\s*\{\s*(\d+)\s*\}\s*\{\s*(\d+)\s*\}"), r" \\frac \1/\2 "), (re.compile(r"\\[$]"), " "),
-    (re.compile(r"\\mid(?![a-zA-Z])|\\vert(?![a-zA-Z])|\\[lr]vert(?![a-zA-Z])"), "|"), (re.compile(r"\\degree(?![a-zA-Z])"), r"\\circ"),
+    (re.compile(r"\\mid(?![a-zA-Z])|\\vert(?![a-zA-Z])|\\[lr]vert(?![a-zA-Z])"), "|"),
+    (re.compile(r"\\degree(?![a-zA-Z])"), r"\\circ"),
 )  # fmt: skip
 _FRACTION = re.compile(r"\\frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
 _TOKEN = re.compile(rf"{NUMBER}|[^\W\d_]+(?:'[^\W\d_]+)*|\\[a-zA-Z]+|\\\\|<=|>=|!=|\*\*|[^\s]")
 _ORDINAL = re.compile(r"(?<![/\d.])(\d+)(?:\s*\^?\s*\{?\s*(?:\\text\w*\s*)?\{?\s*(?:st|nd|rd|th)\b\s*\}?\s*\}?)")
 _LETTERS = str.maketrans("0123456789", "abcdefghij")  # a place is no number
-_PLAIN_FUNCTIONS = frozenset("sin cos tan arcsin arccos arctan log ln sqrt gcd lcm mod pi cot sec csc".split())
+_PLAIN_FUNCTIONS_WORDS = """
+    sin cos tan arcsin arccos arctan log ln sqrt gcd lcm mod pi cot sec csc
+"""
+_PLAIN_FUNCTIONS = frozenset(_PLAIN_FUNCTIONS_WORDS.split())
 _SYNTAX = {"**": "^", "\\sqrt": "sqrt", "\\pi": "pi", "\\circ": "degree", "degrees": "degree", "\\to": "to", "\\equiv": "="}
-_GREEK = frozenset(
-    "alpha beta gamma delta epsilon theta lambda mu omega phi psi rho sigma tau zeta eta kappa xi varphi varepsilon ell".split()
-)
-_UNITS = frozenset("cm mm km kg mg ml ft lb oz mi hr kmh mph lbs hrs min sec gb mb tv pj cd cds dvd dvds dj am pm".split())
-_GONE = frozenset("\u2011 { } ( ) $ , . ; : ? ! \" ' _ # \\\\ @ \\".split())
-OPERATORS = frozenset("+ - * / ^ = < > <= >= != | [ ] % &".split())
+_GREEK_WORDS = """
+    alpha beta gamma delta epsilon theta lambda mu omega phi psi rho sigma tau zeta eta kappa xi varphi varepsilon ell
+"""
+_GREEK = frozenset(_GREEK_WORDS.split())
+_UNITS_WORDS = """
+    cm mm km kg mg ml ft lb oz mi hr kmh mph lbs hrs min sec gb mb tv pj cd cds dvd dvds dj am pm
+"""
+_UNITS = frozenset(_UNITS_WORDS.split())
+_GONE = frozenset(["‑", "{", "}", "(", ")", "$", ",", ".", ";", ":", "?", "!", '"', "'", "_", "#", "\\\\", "@", "\\"])
+OPERATORS = frozenset(["+", "-", "*", "/", "^", "=", "<", ">", "<=", ">=", "!=", "|", "[", "]", "%", "&"])
 
-STOP = frozenset(
-    """a an the and or of to in on at by for with from as is are was were be been being am i it its it's this that these those he she they
-    them his her him their theirs we our us you your there here who whom whose which what when where while how do does did done doing
-    have has had having will would can could should may might must shall if then than so also too just only some any each every all both
-    one ones into onto out up down off over about per such s t not no nor but let given suppose assume find calculate compute determine
-    evaluate solve value number many much total altogether amount following express answer form get gets got going goes go make makes
-    made take takes took want wants wanted decide decides decided need needs needed time times more less fewer now still after before
-    during per same other another already next own owns owned exactly currently altogether combined together overall""".split()
-)
+_STOP_WORDS = """
+    a an the and or of to in on at by for with from as is are was were be been being am i it its it's this that these
+    those he she they them his her him their theirs we our us you your there here who whom whose which what when where
+    while how do does did done doing have has had having will would can could should may might must shall if then than so
+    also too just only some any each every all both one ones into onto out up down off over about per such s t not no nor
+    but let given suppose assume find calculate compute determine evaluate solve value number many much total altogether
+    amount following express answer form get gets got going goes go make makes made take takes took want wants wanted
+    decide decides decided need needs needed time times more less fewer now still after before during per same other
+    another already next own owns owned exactly currently altogether combined together overall
+"""
+STOP = frozenset(_STOP_WORDS.split())
 
-_IRREGULAR = """buy bought, sell sold, give gave given, pay paid, eat ate eaten, spend spent, take took taken, find found, lose lost, build built,
-    leave left leaves, catch caught, bring brought, grow grew grown, write wrote written, read reads, run ran, make made, keep kept,
-    drive drove driven, drink drank drunk, go went gone, begin began begun, send sent, hold held, throw threw thrown, see saw seen,
+_IRREGULAR = """buy bought, sell sold, give gave given, pay paid, eat ate eaten, spend spent, take took taken, find found, lose
+lost, build built,
+    leave left leaves, catch caught, bring brought, grow grew grown, write wrote written, read reads, run ran, make made, keep
+    kept,
+    drive drove driven, drink drank drunk, go went gone, begin began begun, send sent, hold held, throw threw thrown, see saw
+    seen,
     child children, person people persons, man men, woman women, foot feet, inch inches, box boxes, minute minutes, mph mph"""
 _BASE = {form: forms.split()[0] for forms in _IRREGULAR.split(",") for form in forms.split()}
 
@@ -103,7 +131,8 @@ _BASE = {form: forms.split()[0] for forms in _IRREGULAR.split(",") for form in f
 @dataclass(frozen=True, slots=True)
 class Reading:
     """`tokens` of all sentences in order ("#1/2" a number, "~x" a variable, "~+" an operator, words as stems), `ends` (how many
-    tokens each sentence closes with), `keys` (the sorted values that must agree: all, those that count no company, and those without small numbers in words; one
+    tokens each sentence closes with), `keys` (the sorted values that must agree: all, those that count no company, and those
+    without small numbers in words; one
     must be the other side's, too), `names` (stems that look like proper names), and
     `words`, the words as they stand in order. `asked` are the words of the question itself, whose tokens begin at `asked_at`."""
 
@@ -164,7 +193,8 @@ def _asked_last(parts: list[str]) -> list[str]:
 
 
 _ASKING = re.compile(
-    r"\b(?:by how|for how|in how|after how|how|what|find|calculate|compute|determine|evaluate|simplify|express|convert|count)\b|\A\s*(?:who|which|where)\b|\b(?:at|in|for|of|on) which\b",
+    r"\b(?:by how|for how|in how|after how|how|what|find|calculate|compute|determine|evaluate|simplify|express|convert"
+    r"|count)\b|\A\s*(?:who|which|where)\b|\b(?:at|in|for|of|on) which\b",
     re.IGNORECASE,
 )
 _CONDITION = re.compile(r"\b(?:if|given that|assuming|suppose|provided)\b", re.IGNORECASE)
@@ -264,8 +294,8 @@ def _is_formula(token: str) -> bool:
 
 
 def _collect_names(raw: list[str], names: set[str]) -> None:
-    """Add the stems of capitalised words: inside a sentence all of them, at its start those that no sentence starts with."""
-    for i, token in enumerate(raw):
+    """Add the stems of capitalised words, except stop words."""
+    for token in raw:
         if len(token) > 1 and token[0].isupper() and token[1:].islower():
             lower = token.lower()
             if lower.removesuffix("'s") not in STOP:

@@ -1,13 +1,15 @@
 r"""Are two questions one problem in other words? A score of what they share, and what speaks against it.
 
-    1. numbers    the values that must agree (reading.keys) agree, and no other value stands on one side against another on the other
+    1. numbers    the values that must agree (reading.keys) agree, and no other value stands on one side against another on the
+    other
     2. score      2 * shared weight / weight of both, over word stems (1; everyday words 0.5; names 0.25), numbers (1 to 2.5) and
                   symbols of formulas (0.5, variables by the order in which they appear)
     3. evidence   the shared weight itself: two short everyday questions with equal small numbers are no proof
     4. conflicts  a formula that differs in an operator; opposite words in the same place ("minimum"/"maximum", "more"/"fewer");
                   two numbers that have changed places; a question that asks for another quantity of the same story
 
-Two questions are the same problem when 1 holds, score and evidence reach the thresholds, and there is no conflict. The verdict depends on
+Two questions are the same problem when 1 holds, score and evidence reach the thresholds, and there is no conflict. The verdict
+depends on
 nothing but the two texts. It cannot follow a rewriting that computes (90 minutes as an hour and a half), nor another language.
 
 This file does not know which questions are worth comparing (`clean` does), nor any reference.
@@ -41,14 +43,19 @@ NEARLY = 0.6  # difflib's ratio from which on two formulas are one with changes
 LONG_FORMULA = 6  # symbols: shorter ones may be said in words
 IDENTICAL = 0.97  # of the words in order, from which on the numbers must stand in the same order
 LIKE = 0.86  # difflib's ratio from which on a word is another one misspelt
-VERBATIM = 0.85  # of the words in order, from which on a text is the same but for single words_BY_ANSWERS = {0: (SCORE, EVIDENCE), 1: (0.5, 4.5), -1: (0.85, 8.0)}  # with the references unknown, equal, different
+# with the references unknown, equal, different
+# of the words in order, from which on a text is the same but for single words_BY_ANSWERS = {0: (SCORE, EVIDENCE), 1: (0.5,
+# 4.5), -1: (0.85, 8.0)}
+VERBATIM = 0.85
 
-_EVERYDAY = frozenset(
-    """day cost buy hour money week left leav year spend minut pay sell remain second long friend rest month new work stor school eat peopl person start use
-    dollar giv mil earn averag pound student old box pric car book end run class hous receiv foot feet sav piec put add trip away shop
-    collect back pair equal different worth read inch squar pag full set weigh cent percentag group siz item people bring only find
-    first last previous positiv integ sum real point function equation express fraction common simplest enter term possibl numb valu answer""".split()
-)
+_EVERYDAY_WORDS = """
+    day cost buy hour money week left leav year spend minut pay sell remain second long friend rest month new work stor
+    school eat peopl person start use dollar giv mil earn averag pound student old box pric car book end run class hous
+    receiv foot feet sav piec put add trip away shop collect back pair equal different worth read inch squar pag full set
+    weigh cent percentag group siz item people bring only find first last previous positiv integ sum real point function
+    equation express fraction common simplest enter term possibl numb valu answer
+"""
+_EVERYDAY = frozenset(_EVERYDAY_WORDS.split())
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +94,8 @@ class Likeness:
 def compare(a: Reading, b: Reading, answers: int = 0) -> Likeness:
     """The likeness of two questions. Conflicts are only looked for where the score would suffice.
 
-    `answers` says what is known of the two references: 1 equal, -1 different, 0 nothing. Equal ones lower the thresholds a little,
+    `answers` says what is known of the two references: 1 equal, -1 different, 0 nothing. Equal ones lower the thresholds a
+    little,
     different ones raise them, since a copied problem may carry a wrong reference; neither decides.
     """
     names = a.names | b.names
@@ -120,7 +128,7 @@ def compare(a: Reading, b: Reading, answers: int = 0) -> Likeness:
 
 
 def _is_skeleton(a: Reading, b: Reading, found: Likeness) -> bool:
-    """The same numbers in the same order in nearly the same words in the same order: only names and things are others. Or all the same."""
+    """The same numbers in the same order in nearly the same words in the same order: names and things may differ."""
     numbers_a, numbers_b = ([token for token in one.tokens if token[0] == "#"] for one in (a, b))
     if a.tokens == b.tokens and a.tokens:
         return True
@@ -224,7 +232,7 @@ def _contexts(reading: Reading) -> dict[str, set[str]]:
 
 
 def _place_conflict(a: Reading, b: Reading) -> str:
-    """Two numbers whose surroundings have changed places, or a sentence that stands on both sides with other numbers of the text."""
+    """Two numbers whose surroundings have changed places, or a sentence with other numbers of the text."""
     one, other = _contexts(a), _contexts(b)
     values = sorted(one.keys() & other.keys())
     for i, x in enumerate(values):
@@ -264,7 +272,7 @@ def _numbered_sentences(reading: Reading) -> list[tuple[tuple[str, ...], tuple[s
 
 
 def _chunks(reading: Reading) -> list[tuple[str, ...]]:
-    """The formulas: runs of numbers, variables, operators and functions in one sentence with an operator or two symbols or more."""
+    """The formulas: runs of numbers, variables, operators and functions in one sentence, two of them or more."""
     found: list[tuple[str, ...]] = []
     start = 0
     for end in reading.ends:
@@ -280,11 +288,12 @@ def _chunks(reading: Reading) -> list[tuple[str, ...]]:
     return found
 
 
-_SIGNS = frozenset("+ - ^ / sin cos tan sqrt".split())
-_RELATIONS = frozenset("< > <= >=".split())
-_FUNCTIONS = frozenset(
-    "sin cos tan arcsin arccos arctan log ln sqrt frac pi degree cot sec csc sum binom lfloor rfloor prod".split()
-)
+_SIGNS = frozenset(["+", "-", "^", "/", "sin", "cos", "tan", "sqrt"])
+_RELATIONS = frozenset(["<", ">", "<=", ">="])
+_FUNCTIONS_WORDS = """
+    sin cos tan arcsin arccos arctan log ln sqrt frac pi degree cot sec csc sum binom lfloor rfloor prod
+"""
+_FUNCTIONS = frozenset(_FUNCTIONS_WORDS.split())
 
 
 def _renamed(chunk: Sequence[str]) -> tuple[str, ...]:
@@ -318,7 +327,7 @@ def _formula_conflicts(a: Reading, b: Reading) -> list[str]:
             continue
         for kind, i, j, k, m in matcher.get_opcodes():
             ours, theirs = chunk[i:j], best[k:m]
-            inside = 0 < i and j < len(chunk) and 0 < k and m < len(best)
+            inside = i > 0 and j < len(chunk) and k > 0 and m < len(best)
             signs = {*ours, *theirs} & (_SIGNS if kind in ("insert", "delete") else _SIGNS | _RELATIONS)
             if signs and (kind == "replace" or (kind != "equal" and inside)):
                 found.append(f"formulas: {' '.join(ours)} | {' '.join(theirs)}")
@@ -344,4 +353,7 @@ def _head(words: Sequence[str]) -> tuple[str, ...]:
     return ()
 
 
-_BEFORE_NOUN = frozenset("more fewer less total additional different full whole of the such other possible distinct in".split())
+_BEFORE_NOUN_WORDS = """
+    more fewer less total additional different full whole of the such other possible distinct in
+"""
+_BEFORE_NOUN = frozenset(_BEFORE_NOUN_WORDS.split())

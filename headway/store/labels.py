@@ -1,7 +1,9 @@
 """Pass counts of problems: how many of a problem's judged rollouts are correct. What `problems.label` turns into a difficulty.
 
-The outcome of a rollout is the first verdict of the verifier, as in `queries`; rollouts that it called unverifiable, or did not judge, do not
-count. Rollouts are counted over all splits: difficulty is also asked of held-out problems. DuckDB counts; only one row a problem leaves it.
+The outcome of a rollout is the first verdict of the verifier, as in `queries`; rollouts that it called unverifiable, or did not
+judge, do not
+count. Rollouts are counted over all splits: difficulty is also asked of held-out problems. DuckDB counts; only one row a
+problem leaves it.
 This file does not know what a count means.
 """
 

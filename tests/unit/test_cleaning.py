@@ -11,7 +11,7 @@ from headway.problems.load import load
 QUESTION = (
     "Ali picked 24 plums and 35 figs in the morning. He then sold 18 plums at the market. How many plums does he have left?"
 )
-COPY = "How many plums does Petra have left? In the morning she picked 24 plums and 35 figs, and then 18 of the plums were sold at the market."
+COPY = "How many plums does Petra have left? In the morning she picked 24 plums and 35 figs, then 18 of the plums were sold."
 
 
 def write(path, *rows):

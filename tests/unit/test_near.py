@@ -31,7 +31,9 @@ def test_another_number_shares_nothing():
 
 
 def test_an_opposite_word_makes_another_question():
-    least = "Find the least possible value of the sum of the three sides of a right triangle whose area is exactly 30 square units in the plane."
+    least = (
+        "Find the least possible value of the sum of the three sides of a right triangle whose area is exactly 30 square units."
+    )
     kept, _ = deduplicate_near([problem(least), problem(least.replace("least", "greatest"))])
     assert len(kept) == 2
 
@@ -44,7 +46,8 @@ def test_templated_sources_are_left_alone():
 
 
 def test_nearness_does_not_chain():
-    # 26 words have 24 runs; i other words at the beginning break i runs: 3 are near (21/27), 4 are not (20/28), though near 3 (21/27)
+    # 26 words have 24 runs; i other words at the beginning break i runs: 3 are near (21/27), 4 are not (20/28), though near 3
+    # (21/27)
     words = [f"w{chr(97 + i)}{chr(97 + i)}" for i in range(26)]
     steps = [problem(" ".join([*(f"x{word}" for word in words[:i]), *words[i:]])) for i in (0, 3, 4)]
     assert deduplicate_near(steps[1:])[0] == steps[1:2]

@@ -23,7 +23,7 @@ def is_same(a, b, answers=0):
         STORY.replace("Ali", "Petra").replace("He", "She").replace(" he ", " she "),
         STORY.replace("plums", "lemons").replace("figs", "limes"),
         STORY.replace("24", "twenty-four").replace("18", "$18$"),
-        "How many plums does Ali have left? In the morning he picked 24 plums and 35 figs, and then 18 of the plums were sold at the market.",
+        "How many plums does Ali have left? In the morning he picked 24 plums and 35 figs, then 18 of the plums were sold.",
         STORY.replace("picked", "gatehred").replace("market", "marekt"),
         "Solve: " + STORY + " Give your answer as an integer.",
     ],
@@ -89,7 +89,7 @@ def test_what_makes_the_difference_is_told():
     )
     assert found.conflicts == ("opposites: minimum | maximum",)
     assert found.shared_numbers == ("2", "5", "7")
-    # four pairs of symbols x^ ^2 ... are shared, so are 2, 5 and 7 (weight 1 each); the words (weight 1 each) are not: 7/(7 + 1)
+    # shared: eight pairs of neighbouring symbols (0.5 each) and 2, 5, 7 (1 each); the two words (1 each) are not: 14/(14 + 2)
     assert found.score == 0.875
 
 
