@@ -76,10 +76,31 @@ _IN_PLACE = """
     fewer less | as;
     original originally before | discounted reduced final after;
     divides | multiplies;
+    later after late | earlier before ago early ahead;
+    full filled | empty;
+    average mean | total sum altogether;
+    above over exceeds | below under;
+    top upper | middle | bottom lower;
+    north | south | east | west;
+    am | pm;
+    daily | weekly | monthly | yearly annually annual | hourly;
+    weekday weekdays | weekend weekends;
+    begin begins began begun start starts started | end ends ended finish finished;
+    arrive arrives arrived enter enters entered joined join | leave leaves left depart departs departed exit quit;
+    deposit deposits deposited | withdraw withdraws withdrew;
+    borrow borrows borrowed | lend lends lent repaid;
+    buy buys bought made makes got receives received | eaten eats ate eat used uses broke threw;
+    correct correctly right | incorrect incorrectly wrong;
+    true | false;
+    heads | tails;
+    inner | outer;
+    closest nearest | farthest furthest;
+    once | twice;
+    only | all;
 """
 _QUALIFIED = """not isn't aren't don't doesn't | without | except | distinct different | repeat repeats repeated repeatable |
 reflection reflections | rotation
-    rotations | replacement | consecutive | prime primes | even | odd | negative | nonnegative | unless"""
+    rotations | replacement | consecutive | prime primes | even | odd | negative | nonnegative | unless | ago | but"""
 _KINDS = """
     length: minute minutes | hour hours | days day | week weeks | month months | years year;
     size: area | perimeter | volume | circumference | radius | diameter | width wide | height tall high;
@@ -199,7 +220,7 @@ def _differs_in_one_story(a: Asked, b: Asked) -> str:
     if other_head and a.head[0] in (*b.story, *b.stems) and b.head[0] in (*a.story, *a.stems):
         return f"asked: {' '.join(a.head)} | {' '.join(b.head)}"
     others = any((one & kinds_a and not one & kinds_b) or (one & kinds_b and not one & kinds_a) for one in _ONE_SIDED)
-    if (a.stems and b.stems and shared < 0.5 * total) or others or (names and not has_pronoun) or (is_one_word and ratio >= 0.6):
+    if (a.stems and b.stems and shared <= 0.5 * total) or others or (names and not has_pronoun) or (is_one_word and ratio >= 0.6):
         return f"asked: {' '.join(a.words[:8])} | {' '.join(b.words[:8])}"
     return ""
 

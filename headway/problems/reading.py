@@ -28,7 +28,7 @@ _CHARACTERS = {
     "÷": "/", "∶": ":",
     "≤": "<=", "≥": ">=", "≠": "!=", "≡": " \\equiv ", "°": " \\circ ", "√": " \\sqrt ", "∞": " \\infty ", "…": " ",
     "½": " 1/2", "¼": " 1/4",
-    "¾": " 3/4", "⅓": " 1/3", "⅔": " 2/3", "⅕": " 1/5", "⅛": " 1/8", "。": ". ", "、": ", ", "¿": " ", "¡": " ", "\xa0": " ",
+    "¾": " 3/4", "⅓": " 1/3", "⅔": " 2/3", "⅕": " 1/5", "⅛": " 1/8", "。": ". ", "、": ", ", "，": ", ", "¿": " ", "¡": " ", "\xa0": " ",
     "~": " ",
     "π": " \\pi ", "θ": " \\theta ", "α": " \\alpha ", "β": " \\beta ", "∑": " \\sum ", "∫": " \\int ", "∠": " \\angle ",
     "△": " \\triangle ",
@@ -66,7 +66,7 @@ _INSTRUCTION = re.compile(
 _BASE_ASKED = re.compile(r"\bbase\b|\bmod", re.IGNORECASE)  # an instruction that changes the answer
 _HYPHEN = re.compile(r"(?<=[A-Za-z]{2})-(?=[A-Za-z]{2})|(?<=\d)-(?=[A-Za-z]{3})|(?<=\b[A-Za-z])-(?=[a-z]{3})")  # not a minus
 _ENDING = re.compile(
-    r"(?<=[.?!])[\"')\]$]*\s+|(?<=[?])|\n\s*\n|(?<=[a-z)]):\s+(?=[A-Z\d])|\s+(?=(?:Let's think|Please reason) step)"
+    r"(?<=[.?!])[\"')\]$]*\s+|(?<=[?])|\n\s*\n|(?<=[a-z)]):\s+(?=[A-Z\d(\[])|\s+(?=(?:Let's think|Please reason) step)"
 )
 _TEX = (
     (re.compile(r"(?<=\d),\\!(?=\d)"), ","), (re.compile(r"\\[dtc]frac(?![a-z])"), r"\\frac"), (re.compile(r"\\[\[\]()]"), " "),

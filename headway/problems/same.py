@@ -205,10 +205,15 @@ def _number_conflict(a: Reading, b: Reading, is_verbatim: bool) -> str:
         return f"numbers: {_list(only_a)} | {_list(only_b)}"
     if is_verbatim:  # one of two equal numbers was changed into another that stands there, too
         count_a, count_b = (Counter(token for token in one.tokens if token[0] == "#") for one in (a, b))
-        more_a, more_b = count_a - count_b, count_b - count_a
-        if more_a and more_b:
+        more_a, more_b = (
+            Counter({t: n for t, n in more.items() if t not in _COMMON}) for more in (count_a - count_b, count_b - count_a)
+        )
+        if more_a or more_b:
             return f"numbers: {' '.join(sorted(more_a))} | {' '.join(sorted(more_b))}"
     return ""
+
+
+_COMMON = frozenset(["#0", "#1", "#2"])
 
 
 def _list(values: set[Fraction]) -> str:
@@ -244,7 +249,8 @@ def _place_conflict(a: Reading, b: Reading) -> str:
     all_a, all_b = ([token for token in one.tokens if token[0] == "#"] for one in (a, b))
     if all_a == all_b or sorted(all_a) != sorted(all_b):
         return ""
-    if SequenceMatcher(None, a.words, b.words, autojunk=False).ratio() >= IDENTICAL:
+    is_prose = not any(token in OPERATORS for token in a.tokens)
+    if is_prose and SequenceMatcher(None, a.words, b.words, autojunk=False).ratio() >= IDENTICAL:
         return f"places: {' '.join(all_a)} | {' '.join(all_b)}"
     theirs = _numbered_sentences(b)
     for words, numbers in _numbered_sentences(a):
