@@ -118,6 +118,7 @@ def _groups(text: str) -> list[list[frozenset[str]]]:
 _FIRM_GROUPS = _groups(_FIRM)
 _PLACE_GROUPS = _groups(_FIRM) + _groups(_IN_PLACE)
 _KIND_GROUPS = _groups(";".join(line.split(":")[1] for line in _KINDS.split(";") if line.strip()))
+OPPOSABLE = frozenset(word for group in _PLACE_GROUPS for member in group for word in member)  # never one another misspelt
 _QUALIFIERS = [frozenset(member.split()) for member in _QUALIFIED.split("|")]
 _LOOSE = frozenset(word for member in _KIND_GROUPS[2] for word in member)
 _ONE_SIDED = _groups("left remain remains remaining unused leftover | exceed exceeds outnumber than difference differ")[0]

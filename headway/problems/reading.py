@@ -28,7 +28,8 @@ _CHARACTERS = {
     "÷": "/", "∶": ":",
     "≤": "<=", "≥": ">=", "≠": "!=", "≡": " \\equiv ", "°": " \\circ ", "√": " \\sqrt ", "∞": " \\infty ", "…": " ",
     "½": " 1/2", "¼": " 1/4",
-    "¾": " 3/4", "⅓": " 1/3", "⅔": " 2/3", "⅕": " 1/5", "⅛": " 1/8", "。": ". ", "、": ", ", "，": ", ", "¿": " ", "¡": " ", "\xa0": " ",
+    "¾": " 3/4", "⅓": " 1/3", "⅔": " 2/3", "⅕": " 1/5", "⅛": " 1/8", "。": ". ", "、": ", ", "，": ", ",
+    "¿": " ", "¡": " ", "\xa0": " ",
     "~": " ",
     "π": " \\pi ", "θ": " \\theta ", "α": " \\alpha ", "β": " \\beta ", "∑": " \\sum ", "∫": " \\int ", "∠": " \\angle ",
     "△": " \\triangle ",
@@ -126,6 +127,7 @@ lost, build built,
     seen,
     child children, person people persons, man men, woman women, foot feet, inch inches, box boxes, minute minutes, mph mph"""
 _BASE = {form: forms.split()[0] for forms in _IRREGULAR.split(",") for form in forms.split()}
+IRREGULAR = frozenset(_BASE)  # words whose forms are known
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,8 +25,8 @@ from fractions import Fraction
 from itertools import pairwise, takewhile
 
 from headway.problems.numerals import value_of
-from headway.problems.opposites import Asked, asked_otherwise, opposed, qualified
-from headway.problems.reading import OPERATORS, STOP, Reading, stem
+from headway.problems.opposites import OPPOSABLE, Asked, asked_otherwise, opposed, qualified
+from headway.problems.reading import IRREGULAR, OPERATORS, STOP, Reading, stem
 
 SCORE = 0.5  # of the weight of both sides
 WORDS = 0.25  # of the weight of the words alone, unless symbols of formulas are most of what is shared
@@ -147,7 +147,7 @@ def _misspelt(a: Reading, b: Reading) -> dict[str, str]:
     """Words of `b` that are a word of `a` with two letters exchanged, or one too many or too few, each with that word."""
     known = {word for word in a.words if len(word) > 3}
     found: dict[str, str] = {}
-    for word in sorted({word for word in b.words if len(word) > 3} - known):
+    for word in sorted({word for word in b.words if len(word) > 3} - known - OPPOSABLE - IRREGULAR):
         near = [other for other in known if abs(len(other) - len(word)) <= 1 and len({*other} ^ {*word}) <= 1]
         matches = sorted(other for other in near if sorted(other) == sorted(word)) or get_close_matches(
             word, sorted(near), 1, LIKE
@@ -205,10 +205,8 @@ def _number_conflict(a: Reading, b: Reading, is_verbatim: bool) -> str:
         return f"numbers: {_list(only_a)} | {_list(only_b)}"
     if is_verbatim:  # one of two equal numbers was changed into another that stands there, too
         count_a, count_b = (Counter(token for token in one.tokens if token[0] == "#") for one in (a, b))
-        more_a, more_b = (
-            Counter({t: n for t, n in more.items() if t not in _COMMON}) for more in (count_a - count_b, count_b - count_a)
-        )
-        if more_a or more_b:
+        more_a, more_b = count_a - count_b, count_b - count_a
+        if (more_a and more_b) or {*more_a, *more_b} - _COMMON:
             return f"numbers: {' '.join(sorted(more_a))} | {' '.join(sorted(more_b))}"
     return ""
 
@@ -335,7 +333,9 @@ def _formula_conflicts(a: Reading, b: Reading) -> list[str]:
             ours, theirs = chunk[i:j], best[k:m]
             inside = i > 0 and j < len(chunk) and k > 0 and m < len(best)
             signs = {*ours, *theirs} & (_SIGNS if kind in ("insert", "delete") else _SIGNS | _RELATIONS)
-            if signs and (kind == "replace" or (kind != "equal" and inside)):
+            changed = kind == "replace" and {t for t in ours if t[0] == "#"} != {t for t in theirs if t[0] == "#"}
+            changed = changed and any(t[0] == "#" for t in ours) and any(t[0] == "#" for t in theirs)
+            if changed or (signs and (kind == "replace" or (kind != "equal" and inside))):
                 found.append(f"formulas: {' '.join(ours)} | {' '.join(theirs)}")
     return found[:1]
 
