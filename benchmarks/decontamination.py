@@ -33,7 +33,7 @@ from pathlib import Path
 from paraphrases import CHANGING, KEEPING
 
 from headway.config import SourceConfig
-from headway.problems.clean import decontaminate, normalise
+from headway.problems.clean import normalise
 from headway.problems.load import load
 from headway.problems.overlap import SHARE, HeldoutIndex
 from headway.types import Problem, Split, content_id
@@ -105,7 +105,7 @@ class Count:
 
     def show(self) -> None:
         word = "found" if self.wanted else "removed"
-        for name in [*self.all, "total"]:
+        for name in [*self.all, "total"] if len(self.all) > 1 else self.all:
             of, hit = (self.all[name], self.hit[name]) if name != "total" else (self.all.total(), self.hit.total())
             print(json.dumps({"kind": self.kind, "class": name, "of": of, word: hit, "share": round(hit / max(1, of), 4)}))
 
@@ -203,7 +203,6 @@ def main() -> None:
     natural(given.data, sets, given.failures)
     if given.speed:
         speed(load(SourceConfig(data=str(given.data / "train" / "gsm8k_train.jsonl"))), everything, given.speed)
-    assert decontaminate([], everything)[1].considered == 0
 
 
 if __name__ == "__main__":
