@@ -4,20 +4,18 @@ evaluation sets.
     python benchmarks/decontamination.py DATA [--part tuning|heldout] [--per-class 200] [--seed 0] [--failures 0] [--speed 20000]
 
 DATA is a folder with eval/gsm8k_test.jsonl, eval/math500.jsonl, eval/aime24.jsonl, eval/aime25.jsonl, eval/amc23.jsonl,
-eval/svamp.json and
-train/gsm8k_train.jsonl as their authors publish them. One JSON line a class (found or removed of how many) and a total for each
-kind:
+eval/svamp.json and train/gsm8k_train.jsonl as their authors publish them. One JSON line a class (found or removed of how many)
+and a total for each kind:
 
-    planted      an evaluation question rewritten by one to four operations of `paraphrases.KEEPING`; a class has this one for
-    certain
-    hand         tests/cases/decontamination.jsonl: rewritten by a person; look-alikes by one changed number, operator, quantity
+    planted      an evaluation question rewritten by one to four operations of `paraphrases.KEEPING`; a class has this one
+                 for certain
+    hand         tests/cases/decontamination.jsonl: rewritten one by one; look-alikes by one changed number, operator, quantity
     look-alike   one operation of `paraphrases.CHANGING`
     natural      GSM8K's training questions against all evaluation sets, and each evaluation set against itself, without equal
-    references
+                 references
 
 Every question is compared with all evaluation questions, without its reference (the harder case) except in "with references".
-Half of
-the questions, by a hash, are for tuning; the other half was not looked at while the rules were written.
+Half of the questions, by a hash, are for tuning; of the other half only the shares by class were seen.
 """
 
 import argparse
@@ -80,12 +78,14 @@ def hand(data: Path, part: str) -> Iterator[tuple[str, Problem, str, bool]]:
     for line in CASES.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
         file, number = row["source"].split(":")
-        if file not in files:
+        if row["part"] != part:
+            continue
+        if not row["original"] and file not in files:
             files[file] = load(SourceConfig(data=str(data / "eval" / file), split=Split.HELDOUT))
-        problem = files[file][int(number)]
+        question = row["original"] or files[file][int(number)].question
+        problem = Problem.make(file, file, question, "", Split.HELDOUT)
         variant = row["variant"] or problem.question.replace(row["edit"][0], row["edit"][1], 1)
-        if row["part"] == part:
-            yield row["kind"], problem, variant, row["keep"]
+        yield row["kind"], problem, variant, row["keep"]
 
 
 class Count:
@@ -182,7 +182,9 @@ def main() -> None:
     sets = [load(SourceConfig(data=str(file), split=Split.HELDOUT)) for file in files]
     everything = [problem for one in sets for problem in one]
     chosen = [problem for problem in everything if part_of(problem) == given.part]
-    index = index_of(everything)
+    written = [*hand(given.data, given.part)]
+    known = {problem.question for problem in everything}
+    index = index_of(everything + [problem for _, problem, _, _ in written if problem.question not in known])
 
     def removed(text: str) -> bool:
         return index.find(Problem.make("web", "web", text, "", Split.TRAIN), normalise(text)) is not None
@@ -196,7 +198,7 @@ def main() -> None:
             count.add(name, removed(text), problem.question, text)
         count.show()
     paraphrases, others = Count("hand, rewritten", True, given.failures), Count("hand, look-alike", False, given.failures)
-    for name, problem, text, keep in hand(given.data, given.part):
+    for name, problem, text, keep in written:
         (others if keep else paraphrases).add(name, removed(text), problem.question, text)
     paraphrases.show()
     others.show()

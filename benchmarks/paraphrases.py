@@ -1,14 +1,11 @@
 r"""Rewrites of mathematics questions that keep the problem, and near rewrites that make it another one. For `decontamination.py`.
 
-    keeping:  names, objects, synonyms, numbers in words, numbers in another notation, LaTeX as plain text, plain as LaTeX,
-    renamed variables,
-              the question first, sentences reordered, sentences split or joined, the form of the question, passive voice, a
-              prefix, a suffix,
-              numbering, punctuation, typos
+    keeping:  names, objects, synonyms, numbers in words, numbers in another notation, LaTeX as plain text, plain as
+              LaTeX, renamed variables, the question first, sentences reordered, sentences split or joined, the form of the
+              question, passive voice, a prefix, a suffix, numbering, punctuation, typos
     changing: one number, two numbers exchanged, a word of comparison or direction, a sign
 
-Every rewrite takes (text, chance) and gives a text, or None where it finds nothing to do. The tables were written apart from
-the comparer's.
+Every rewrite takes (text, chance) and gives a text, or None where it finds nothing to do.
 """
 
 import random

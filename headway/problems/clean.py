@@ -1,13 +1,12 @@
 r"""One problem once, and no training problem that is also a held-out one.
 
-Two questions are *equal* when their normal forms are: lower case, LaTeX dressing ($, \left, \, \dfrac, \text) and
-white space gone, sentence punctuation gone, symbols and **numbers kept** ("3 + 4" and "3 + 5" differ):
+Two questions are *equal* when their normal forms are: lower case, LaTeX dressing ($, \left, \, \dfrac, \text) and white space
+gone, sentence punctuation gone, symbols and **numbers kept** ("3 + 4" and "3 + 5" differ):
 
     "Find $\dfrac{1}{2} + x.$"   ->   "find \frac { 1 } { 2 } + x"
 
 What makes a training question *near* a held-out one (copied in long runs, or rewritten) says `overlap`. Numbers must agree,
-because a
-question with other numbers is another question, however alike the words.
+because a question with other numbers is another question, however alike the words.
 
 This file does not know which splits exist nor where problems come from; its callers pass two lists.
 """
@@ -79,10 +78,8 @@ def decontaminate(
     """The training (or validation) problems that repeat no held-out question, in order, and the funnel.
 
     `share` is the part of the shorter question's 8-word runs that makes a copy. `templated` names the sources whose questions
-    are one
-    template around different facts: compared by equality only. To `explain` a Removal is added for each problem removed. `tell`
-    is
-    called with how many problems are done.
+    are one template around different facts: compared by equality only. To `explain` a Removal is added for each problem
+    removed. `tell` is called with how many problems are done.
     """
     index = HeldoutIndex(heldout, [normalise(problem.question) for problem in heldout], share, templated)
     kept: list[Problem] = []

@@ -2,9 +2,9 @@
 
     sources --load / generate--> problems --deduplicate--> --decontaminate--> --verify references--> admitted
 
-A question that occurs in several splits stays in the one that must not be trained on: held-out ones clean all others,
-and validation comes before training. Every step has a funnel. Held-out problems clean the others even where their
-own reference does not verify.
+A question that occurs in several splits stays in the one that must not be trained on: held-out ones clean all others, and
+validation comes before training. Every step has a funnel. Held-out problems clean the others even where their own reference
+does not verify.
 
 This file does not know how a reference is verified: its caller passes `verifies`. It knows one thing about the world:
 reasoning-gym's `gsm_symbolic` is built from GSM8K's test problems, so it is refused where GSM8K is held out.
@@ -35,11 +35,11 @@ def gather(
 ) -> tuple[list[Problem], list[Funnel]]:
     """The admitted problems and the funnels of the steps (held-out sources and the others are de-duplicated apart).
 
-    `verifies(reference)` says whether a completion that boxes this very reference would be CORRECT; it is asked once
-    a reference. The problems come in an order hashed from `seed`, so that sources are mixed; which ones they are does
-    not depend on it. To `explain` a Removal is added for each training or validation problem that a held-out one removed.
-    Raises what `load` and `generate` raise; ConfigError for gsm_symbolic beside GSM8K; DataError,
-    with the funnels, where nothing, nothing held out, or of the training sources nothing is left.
+    `verifies(reference)` says whether a completion that boxes this very reference would be CORRECT; it is asked once a
+    reference. The problems come in an order hashed from `seed`, so that sources are mixed; which ones they are does not depend
+    on it. To `explain` a Removal is added for each training or validation problem that a held-out one removed. Raises what
+    `load` and `generate` raise; ConfigError for gsm_symbolic beside GSM8K; DataError, with the funnels, where nothing, nothing
+    held out, or of the training sources nothing is left.
     """
     problems = {split: [p for s in config.sources if s.split is split for p in _read(s)] for split in _ORDER}
     _check_gsm_symbolic(config.sources, problems[Split.HELDOUT])

@@ -4,16 +4,13 @@ r"""Labels of problems: how difficult, by a pass rate with its uncertainty; and 
     mean = (a + c) / (a + b + n)      90 % interval = quantiles 0.05 and 0.95      P(low <= rate <= high) = F(high) - F(low)
 
 The prior is Jeffreys', a = b = 1/2: it is the one whose intervals cover best for few rollouts (Brown, Cai, DasGupta 2001), and
-it never
-says that a problem solved 4 times of 4 is always solved. Counts come from the store (`store.labels.pass_counts`).
+it never says that a problem solved 4 times of 4 is always solved. Counts come from the store (`store.labels.pass_counts`).
 
 A model is asked for a domain with `label_messages` and its reply is read by `read_label`. The list is closed: a reply that is
-not exactly
-one of its words and a level from 1 to 5 is no label, never a guess. The question stands in the message as JSON text, so that a
-question
-that contains instructions, quotes or a label of its own cannot end its own part of the message; and whatever it makes the model
-say, the
-worst it reaches is another label of the list. This file does not know how a model is called, nor what is done with a label.
+not exactly one of its words and a level from 1 to 5 is no label, never a guess. The question stands in the message as JSON
+text, so that a question that contains instructions, quotes or a label of its own cannot end its own part of the message; and
+whatever it makes the model say, the worst it reaches is another label of the list. This file does not know how a model is
+called, nor what is done with a label.
 """
 
 from __future__ import annotations
@@ -112,8 +109,7 @@ def read_label(text: str) -> Label | None:
     """The label that a reply gives, or None for everything that is not exactly one.
 
     Accepted is one JSON object with the fields `domain` (a word of DOMAINS) and `level` (a whole number from 1 to 5), in a code
-    fence or
-    not, after a closed think block or not. Other fields, other words, several objects, text around it: None.
+    fence or not, after a closed think block or not. Other fields, other words, several objects, text around it: None.
     """
     rest = _THOUGHT.sub("", text, count=1).strip()
     fenced = _FENCE.match(rest)

@@ -4,14 +4,12 @@ r"""Questions that are nearly the same: one of each group is enough to learn fro
     near      <=>  Jaccard(runs a, runs b) >= 0.75, and no conflict (`same.conflicts`: "more" against "fewer", ...)
 
 Because every run carries all numbers, two questions with other numbers share nothing: a question with other numbers is another
-question.
-Candidates are found by MinHash (datasketch, 64 permutations) in 16 bands of 4: a pair at 0.75 shares a band with probability
-1 - (1 - 0.75^4)^16 = 0.998. The signatures are 256 bytes a question; bands are compared by sorting, so no index of objects is
-held.
+question. Candidates are found by MinHash (datasketch, 64 permutations) in 16 bands of 4: a pair at 0.75 shares a band with
+probability 1 - (1 - 0.75^4)^16 = 0.998. The signatures are 256 bytes a question; bands are compared by sorting, so no index of
+objects is held.
 
 A problem is dropped when it is near an earlier one that was kept. Generated families (`templated`) are left alone. This file
-does not
-know held-out problems (`clean.decontaminate` does), nor exact duplicates (`clean.deduplicate`, which goes first).
+does not know held-out problems (`clean.decontaminate` does), nor exact duplicates (`clean.deduplicate`, which goes first).
 """
 
 from __future__ import annotations

@@ -5,10 +5,9 @@ r"""The numbers of a question by their value, however they are written.
     two and a half   2 1/2   2\frac12   2.5                      -> 5/2
     3 dozen   twice   thrice   8:30   two-thirds   20/3 cubed    -> 36, 2, 3, 17/2, 2/3, 20/3 ^ 3
 
-`merge` turns the tokens of a question into the same tokens with each number as one "#value" token. What is ambiguous in words is
-left a word: "second", "third" (a place), "quarters" (coins), "a" (not one). Values are exact fractions; signs are operators,
-not parts
-of numbers. This file does not know what a question is, nor which numbers matter.
+`merge` turns the tokens of a question into the same tokens with each number as one "#value" token. What is ambiguous in words
+is left a word: "second", "third" (a place), "quarters" (coins), "a" (not one). Values are exact fractions; signs are operators,
+not parts of numbers. This file does not know what a question is, nor which numbers matter.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ r"""Words that make another problem of the same text: opposites in one place, an
     "How many apples are left?" | "How many apples were sold?"         asked_otherwise(...)
 
 The tables hold words whose exchange changes what is asked; within a group the words of one line mean the same. They are closed
-lists of
-English words: what they do not know, they do not object to. This file does not know numbers or formulas (`same` compares those).
+lists of English words: what they do not know, they do not object to. This file does not know numbers or formulas (`same`
+compares those).
 """
 
 from __future__ import annotations
@@ -168,8 +168,8 @@ def _exchanged(a: set[str], b: set[str], groups: Sequence[Sequence[frozenset[str
 @dataclass(frozen=True, slots=True)
 class Asked:
     """What a question asks, and the story it asks it of: `words` as they stand, `stems` in order, the `names` among the stems,
-    the
-    `variables` asked for, the `head` (the two stems behind "how many"), and the stems and variables (`letters`) of the `story`
+    the `variables` asked for, the `head` (the two stems behind "how many"), and the stems and variables (`letters`) of the
+    `story`
     before."""
 
     words: tuple[str, ...]
@@ -184,10 +184,10 @@ class Asked:
 def asked_otherwise(a: Asked, b: Asked) -> str:
     """Do two questions about one story ask for different things? "" if not, else which.
 
-    Signs: another kind of quantity; another thing counted that both stories know; another variable; both begin with a thing (or a
-    name) that both stories know and the other does not ask for. Where the story is word for word the same, also: hardly a word
-    shared,
-    a comparison or a rest on one side only, a name on one side only, or a small difference by a word that the story knows.
+    Signs: another kind of quantity; another thing counted that both stories know; another variable; both begin with a thing (or
+    a name) that both stories know and the other does not ask for. Where the story is word for word the same, also: hardly a
+    word shared, a comparison or a rest on one side only, a name on one side only, or a small difference by a word that the
+    story knows.
     """
     kind = _exchanged_kinds(_kinds(a.words), _kinds(b.words))
     alike = 2 * len(a.story & b.story) / max(1, len(a.story) + len(b.story))

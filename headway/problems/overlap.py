@@ -1,11 +1,9 @@
 """Which held-out question a training problem repeats: equal, nearly copied, or rewritten; and why.
 
-    heldout --read--> table of (numbers, word) -> which          question --look up--> some candidates --compare--> Removal or
-    None
+    heldout --read--> table of (numbers, word) -> which       question --look up--> candidates --compare--> Removal or None
 
 Only questions with the same numbers are candidates (with and without small numbers in words), and of these the CANDIDATES that
-share most
-words and symbols. Three rules, in this order:
+share most words and symbols. Three rules, in this order:
 
     equal       the normal forms are the same
     runs        >= 20 words each, the same numbers, the shorter shares >= 60 % of its 8-word runs with the longer, and no conflict

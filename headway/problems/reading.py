@@ -6,9 +6,8 @@ r"""A question as the comparison of two questions sees it: numbers by value, for
     keys     ("1/2 30",)        the values without 0, 1, 2, which every rewriting adds and drops ("one", "both", "squared")
 
 Formulas lose their LaTeX: `\le` `<=` and `≤` are one symbol, as are `x^2` and `x²`; braces, dollars and parentheses go.
-Drawings ([asy]),
-answer choices "(A) 3 (B) 4" and instructions ("Express your answer as ...") are no part of the question, unless nothing else is
-left.
+Drawings ([asy]), answer choices "(A) 3 (B) 4" and instructions ("Express your answer as ...") are no part of the question,
+unless nothing else is left.
 
 This file does not know how two readings are compared (`same` does).
 """
@@ -134,8 +133,7 @@ IRREGULAR = frozenset(_BASE)  # words whose forms are known
 class Reading:
     """`tokens` of all sentences in order ("#1/2" a number, "~x" a variable, "~+" an operator, words as stems), `ends` (how many
     tokens each sentence closes with), `keys` (the sorted values that must agree: all, those that count no company, and those
-    without small numbers in words; one
-    must be the other side's, too), `names` (stems that look like proper names), and
+    without small numbers in words; one must be the other side's, too), `names` (stems that look like proper names), and
     `words`, the words as they stand in order. `asked` are the words of the question itself, whose tokens begin at `asked_at`."""
 
     tokens: tuple[str, ...]

@@ -1,7 +1,7 @@
 r"""Are two questions one problem in other words? A score of what they share, and what speaks against it.
 
-    1. numbers    the values that must agree (reading.keys) agree, and no other value stands on one side against another on the
-    other
+    1. numbers    the values that must agree (reading.keys) agree, and no other value stands on one side against
+                  another on the other
     2. score      2 * shared weight / weight of both, over word stems (1; everyday words 0.5; names 0.25), numbers (1 to 2.5) and
                   symbols of formulas (0.5, variables by the order in which they appear)
     3. evidence   the shared weight itself: two short everyday questions with equal small numbers are no proof
@@ -9,8 +9,8 @@ r"""Are two questions one problem in other words? A score of what they share, an
                   two numbers that have changed places; a question that asks for another quantity of the same story
 
 Two questions are the same problem when 1 holds, score and evidence reach the thresholds, and there is no conflict. The verdict
-depends on
-nothing but the two texts. It cannot follow a rewriting that computes (90 minutes as an hour and a half), nor another language.
+depends on nothing but the two texts. It cannot follow a rewriting that computes (90 minutes as an hour and a half), nor another
+language.
 
 This file does not know which questions are worth comparing (`clean` does), nor any reference.
 """
@@ -36,17 +36,12 @@ LITTLE = 3.0
 _BY_ANSWERS = {0: (SCORE, EVIDENCE), 1: (0.5, 4.5), -1: (0.85, 8.0)}  # references unknown, equal, different
 SAME_SENTENCE = 0.75  # of the words of two sentences in order, from which on they are one sentence
 SAME_ORDER = 0.9  # from which on its numbers must stand in the same order, too
-SKELETON = (
-    0.65  # of all words in order, from which on a text with the same numbers in the same order is one with other names and things
-)
+SKELETON = 0.65  # of all words in order: a text with the same numbers in the same order has other names and things only
 NEARLY = 0.6  # difflib's ratio from which on two formulas are one with changes
 LONG_FORMULA = 6  # symbols: shorter ones may be said in words
 IDENTICAL = 0.97  # of the words in order, from which on the numbers must stand in the same order
 LIKE = 0.86  # difflib's ratio from which on a word is another one misspelt
-# with the references unknown, equal, different
-# of the words in order, from which on a text is the same but for single words_BY_ANSWERS = {0: (SCORE, EVIDENCE), 1: (0.5,
-# 4.5), -1: (0.85, 8.0)}
-VERBATIM = 0.85
+VERBATIM = 0.85  # of the words in order, from which on a text is the same but for single words
 
 _EVERYDAY_WORDS = """
     day cost buy hour money week left leav year spend minut pay sell remain second long friend rest month new work stor
@@ -95,8 +90,7 @@ def compare(a: Reading, b: Reading, answers: int = 0) -> Likeness:
     """The likeness of two questions. Conflicts are only looked for where the score would suffice.
 
     `answers` says what is known of the two references: 1 equal, -1 different, 0 nothing. Equal ones lower the thresholds a
-    little,
-    different ones raise them, since a copied problem may carry a wrong reference; neither decides.
+    little, different ones raise them, since a copied problem may carry a wrong reference; neither decides.
     """
     names = a.names | b.names
     words_a, words_b = _words(a), _words(b)

@@ -1,10 +1,8 @@
 """Pass counts of problems: how many of a problem's judged rollouts are correct. What `problems.label` turns into a difficulty.
 
 The outcome of a rollout is the first verdict of the verifier, as in `queries`; rollouts that it called unverifiable, or did not
-judge, do not
-count. Rollouts are counted over all splits: difficulty is also asked of held-out problems. DuckDB counts; only one row a
-problem leaves it.
-This file does not know what a count means.
+judge, do not count. Rollouts are counted over all splits: difficulty is also asked of held-out problems. DuckDB counts; only
+one row a problem leaves it. This file does not know what a count means.
 """
 
 # pyright: basic, reportMissingTypeStubs=false
@@ -34,8 +32,8 @@ GROUP BY r.problem_id ORDER BY r.problem_id
 def pass_counts(store: Store, samplers: Sequence[str], verifier: str = VERIFIER) -> pa.Table:
     """One row a problem with a judged rollout of these samplers: problem_id (string), n and correct (int64), by problem id.
 
-    A rollout that was stored twice under one id counts once for each row, as it does for every query. StoreError where the store
-    cannot be read.
+    A rollout that was stored twice under one id counts once for each row, as it does for every query. StoreError where the
+    store cannot be read.
     """
     with store.connect() as con:
         try:
