@@ -139,7 +139,7 @@ def pass_rates(store: Store) -> dict:
     from headway.store.labels import pass_counts
 
     rates = pass_counts(store, ("teacher",))
-    return {"problems": rates.num_rows, "judged": sum(rates.column("judged").to_pylist())}
+    return {"problems": rates.num_rows, "judged": sum(rates.column("n").to_pylist())}
 
 
 def compact(store: Store) -> dict:

@@ -26,7 +26,9 @@ from headway.model.checkpoint import load_decoder, read_extra, save_decoder
 from headway.model.config import DecoderConfig
 from headway.model.tokenizer import Tokenizer
 from headway.model.transformer import Decoder, initialise
-from headway.problems.gather import gather
+from headway.problems.clean import OVERLAP
+from headway.problems.gather import gather, removals_record
+from headway.problems.overlap import Removal
 from headway.report.page import write_page
 from headway.runs import Run, check_folder, write_folder_atomic
 from headway.sample import Sampler
@@ -149,10 +151,12 @@ def _problems(run: Run, store: Store, verifier: Verifier, tell: Tell) -> None:
     if run.done("problems"):
         return
     tell("problems", 0, 1, {})
-    found, funnels = gather(run.recipe.problems, verifier.verifies_itself, run.recipe.seed)
+    removals: list[Removal] = []
+    found, funnels = gather(run.recipe.problems, verifier.verifies_itself, run.recipe.seed, removals)
     store.add_problems(found, "problems")
     for funnel in funnels:
-        run.freeze(f"problems-{funnel.name.replace(' ', '-')}", frozen(funnel, [], store.versions()))
+        more = removals_record(removals) if funnel.name == OVERLAP else {}
+        run.freeze(f"problems-{funnel.name.replace(' ', '-')}", frozen(funnel, [], store.versions()) | more)
     tell("problems", 1, 1, {"problems": len(found)})
     run.finish("problems", {"problems": len(found)})
 

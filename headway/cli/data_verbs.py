@@ -64,6 +64,29 @@ def export(
     export_store(store_folder(store, run), what, form, out, conversational, template, instruction, split)
 
 
+@app.command("clean")
+def clean_problems(
+    data: Annotated[list[str], typer.Argument(metavar="DATA...", help="Problem files, folders or hub data sets.")],
+    against: Annotated[list[str], typer.Option("--against", metavar="EVAL", help="An evaluation set; may be repeated.")],
+    out: Annotated[Path | None, typer.Option("--out", help="Write the problems that are kept here, as JSONL.")] = None,
+    explain: Annotated[int, typer.Option("--explain", min=0, help="Show so many removals, both questions side by side.")] = 0,
+    near: Annotated[bool, typer.Option("--near", help="Also keep only one of nearly equal questions.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove from problem files what evaluation sets hold, in the same or in other words, and say why."""
+    from headway.report.cleaning import clean_files
+
+    clean_files(data, against, out, explain, near, as_json)
+
+
+@app.command()
+def compact(store: StoreArgument = "", run: RunOption = "") -> None:
+    """Join a table's many small files into few large ones; rows and old versions stay as they are."""
+    from headway.report.shell import compact_store
+
+    compact_store(store_folder(store, run))
+
+
 @app.command()
 def sample(
     out: Annotated[Path, typer.Option("--out", help="The folder for the table (OUT/store) and the journals (OUT/teacher).")],

@@ -2,9 +2,9 @@
 
     sources --load / generate--> problems --deduplicate--> --decontaminate--> --verify references--> admitted
 
-A question that occurs in several splits stays in the one that must not be trained on: held-out ones clean all others,
-and validation comes before training. Every step has a funnel. Held-out problems clean the others even where their
-own reference does not verify.
+A question that occurs in several splits stays in the one that must not be trained on: held-out ones clean all others, and
+validation comes before training. Every step has a funnel. Held-out problems clean the others even where their own reference
+does not verify.
 
 This file does not know how a reference is verified: its caller passes `verifies`. It knows one thing about the world:
 reasoning-gym's `gsm_symbolic` is built from GSM8K's test problems, so it is refused where GSM8K is held out.
@@ -14,32 +14,39 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
+from typing import Any
 
 from headway.config import ProblemsConfig, SourceConfig
 from headway.errors import ConfigError, DataError
 from headway.problems.clean import decontaminate, deduplicate
 from headway.problems.generate import generate
 from headway.problems.load import load
+from headway.problems.overlap import Removal
 from headway.types import Funnel, Problem, Split, content_id
 
+REMOVALS = 200  # kept with a run; the funnel counts all
+LONGEST_SHOWN = 1000  # characters of a question in such a record
 _ORDER = (Split.HELDOUT, Split.VALIDATION, Split.TRAIN)
 
 
-def gather(config: ProblemsConfig, verifies: Callable[[str], bool], seed: int) -> tuple[list[Problem], list[Funnel]]:
+def gather(
+    config: ProblemsConfig, verifies: Callable[[str], bool], seed: int, explain: list[Removal] | None = None
+) -> tuple[list[Problem], list[Funnel]]:
     """The admitted problems and the funnels of the steps (held-out sources and the others are de-duplicated apart).
 
-    `verifies(reference)` says whether a completion that boxes this very reference would be CORRECT; it is asked once
-    a reference. The problems come in an order hashed from `seed`, so that sources are mixed; which ones they are does
-    not depend on it. Raises what `load` and `generate` raise; ConfigError for gsm_symbolic beside GSM8K; DataError,
-    with the funnels, where nothing, nothing held out, or of the training sources nothing is left.
+    `verifies(reference)` says whether a completion that boxes this very reference would be CORRECT; it is asked once a
+    reference. The problems come in an order hashed from `seed`, so that sources are mixed; which ones they are does not depend
+    on it. To `explain` a Removal is added for each training or validation problem that a held-out one removed. Raises what
+    `load` and `generate` raise; ConfigError for gsm_symbolic beside GSM8K; DataError, with the funnels, where nothing, nothing
+    held out, or of the training sources nothing is left.
     """
     problems = {split: [p for s in config.sources if s.split is split for p in _read(s)] for split in _ORDER}
     _check_gsm_symbolic(config.sources, problems[Split.HELDOUT])
     heldout, heldout_duplicates = deduplicate(problems[Split.HELDOUT])
     rest, duplicates = deduplicate(problems[Split.VALIDATION] + problems[Split.TRAIN])
     templated = {source.label for source in config.sources if source.family}
-    clean, overlap = decontaminate(rest, heldout, templated=templated)
+    clean, overlap = decontaminate(rest, heldout, templated=templated, explain=explain)
     admitted, references = check_references(heldout + clean, verifies)
     heldout_duplicates = replace(heldout_duplicates, name="held-out duplicates")
     funnels = [heldout_duplicates, duplicates, overlap, references]
@@ -60,6 +67,14 @@ def check_references(problems: Sequence[Problem], verifies: Callable[[str], bool
     kept = [problem for problem in problems if known[problem.reference]]
     lost = len(problems) - len(kept)
     return kept, Funnel("references", len(problems), len(kept), {"reference does not verify": lost})
+
+
+def removals_record(removals: Sequence[Removal], limit: int = REMOVALS) -> dict[str, Any]:
+    """Removals as plain JSON: how many there are, and the first `limit` with their questions (cut at LONGEST_SHOWN)."""
+    shown = [asdict(removal) for removal in removals[:limit]]
+    for row in shown:
+        row |= {key: row[key][:LONGEST_SHOWN] for key in ("question", "heldout_question")}
+    return {"num_removals": len(removals), "removals": shown}
 
 
 def _read(source: SourceConfig) -> list[Problem]:

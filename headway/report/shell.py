@@ -54,6 +54,16 @@ def show_holdings(folder: Path, as_json: bool) -> None:
         render_holdings(found, Console())
 
 
+def compact_store(folder: Path) -> None:
+    """Join the small files of the tables in `folder`, and say how many there were and are."""
+    store = Store(folder, create=False)
+    with Display(Console(stderr=True)) as display:
+        display("compact", 0, 1, {})
+        counts = store.compact()
+    for name, (before, after) in counts.items():
+        print(f"{name}: {before} files -> {after}")
+
+
 def verify_run(folder: Path, everything: bool, diff: bool, against: str, sample: int, as_json: bool) -> None:
     """Judge a run's rollouts with this build's verifier, keep what is new, and show what it changes."""
     store = Store(folder / "store", create=False)

@@ -79,18 +79,24 @@ def test_another_number_makes_another_question():
     assert not near(LONG + " She had 3 left.")
 
 
-def test_short_questions_are_compared_by_equality_only():
-    # 19 words against 19 with the last one changed: the runs overlap, but below 20 words they are not asked
-    words = [f"w{chr(97 + i)}" for i in range(19)]
-    assert not near(" ".join([*words[:18], "other"]), heldout=" ".join(words))
-    longer = [f"w{chr(97 + i)}" for i in range(20)]
-    assert near(" ".join([*longer[:19], "other"]), heldout=" ".join(longer))
+PREFACE = (
+    " ".join(f"p{chr(97 + i)}{chr(97 + i)}" for i in range(25))
+    + " "
+    + " ".join(f"q{chr(97 + i)}{chr(97 + i)}" for i in range(20))
+)
+
+
+def test_short_questions_have_no_runs():
+    # 19 words with the last one changed inside a longer text: below 20 words runs are not asked, and the whole is not alike
+    words = [f"w{chr(97 + i)}" for i in range(20)]
+    assert not near(" ".join([PREFACE, *words[:18], "other"]), heldout=" ".join(words[:19]))
+    assert near(" ".join([PREFACE, *words[:19], "other"]), heldout=" ".join(words))
 
 
 def test_the_share_is_that_of_the_shorter_question():
     # 20 words have 13 runs of 8; another 16th word breaks those that start at words 9 to 13 (5 of 13): 8/13 = 0.615
     words = [f"w{chr(97 + i)}" for i in range(20)]
-    changed = " ".join([*words[:15], "other", *words[16:]])
+    changed = " ".join([PREFACE, *words[:15], "other", *words[16:]])
     assert near(changed, heldout=" ".join(words), share=0.6)
     assert near(changed, heldout=" ".join(words), share=8 / 13)
     assert not near(changed, heldout=" ".join(words), share=0.62)

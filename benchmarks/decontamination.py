@@ -1,0 +1,211 @@
+"""What decontamination finds and what it removes wrongly, by class: rewritten, renumbered and look-alike questions of real
+evaluation sets.
+
+    python benchmarks/decontamination.py DATA [--part tuning|heldout] [--per-class 200] [--seed 0] [--failures 0] [--speed 20000]
+
+DATA is a folder with eval/gsm8k_test.jsonl, eval/math500.jsonl, eval/aime24.jsonl, eval/aime25.jsonl, eval/amc23.jsonl,
+eval/svamp.json and train/gsm8k_train.jsonl as their authors publish them. One JSON line a class (found or removed of how many)
+and a total for each kind:
+
+    planted      an evaluation question rewritten by one to four operations of `paraphrases.KEEPING`; a class has this one
+                 for certain
+    hand         tests/cases/decontamination.jsonl: rewritten one by one; look-alikes by one changed number, operator, quantity
+    look-alike   one operation of `paraphrases.CHANGING`
+    natural      GSM8K's training questions against all evaluation sets, and each evaluation set against itself, without equal
+                 references
+
+Every question is compared with all evaluation questions, without its reference (the harder case) except in "with references".
+Half of the questions, by a hash, are for tuning; of the other half only the shares by class were seen.
+"""
+
+import argparse
+import json
+import random
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from paraphrases import CHANGING, KEEPING
+
+from headway.config import SourceConfig
+from headway.problems.clean import normalise
+from headway.problems.load import load
+from headway.problems.overlap import SHARE, HeldoutIndex
+from headway.types import Problem, Split, content_id
+
+CASES = Path(__file__).parents[1] / "tests" / "cases" / "decontamination.jsonl"
+Planted = tuple[str, Problem, str]  # (class, the original, the rewritten text)
+
+
+def part_of(problem: Problem) -> str:
+    return "tuning" if int(problem.id[-1], 16) % 2 else "heldout"
+
+
+def planted(problems: list[Problem], per_class: int, seed: int) -> Iterator[Planted]:
+    """Rewritten questions: for each operation `per_class` with it and up to three others."""
+    for name, first in KEEPING.items():
+        chance = random.Random(f"{seed}/{name}")
+        made = 0
+        for problem in sorted(problems, key=lambda p: content_id(seed, name, p.id)):
+            if made == per_class:
+                break
+            if first(problem.question, chance) is None:
+                continue
+            others = chance.sample([other for other in KEEPING if other != name], chance.randrange(4))
+            text = problem.question
+            for other in (other for other in KEEPING if other in others or other == name):
+                text = KEEPING[other](text, chance) or text
+            made += 1
+            yield name, problem, text
+
+
+def look_alikes(problems: list[Problem], per_class: int, seed: int) -> Iterator[Planted]:
+    for name, change in CHANGING.items():
+        chance = random.Random(f"{seed}/{name}")
+        made = 0
+        for problem in sorted(problems, key=lambda p: content_id(seed, name, p.id)):
+            text = change(problem.question, chance) if made < per_class else None
+            if text is not None:
+                made += 1
+                yield name, problem, text
+
+
+def hand(data: Path, part: str) -> Iterator[tuple[str, Problem, str, bool]]:
+    files: dict[str, list[Problem]] = {}
+    for line in CASES.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        file, number = row["source"].split(":")
+        if row["part"] != part:
+            continue
+        if not row["original"] and file not in files:
+            files[file] = load(SourceConfig(data=str(data / "eval" / file), split=Split.HELDOUT))
+        question = row["original"] or files[file][int(number)].question
+        problem = Problem.make(file, file, question, "", Split.HELDOUT)
+        variant = row["variant"] or problem.question.replace(row["edit"][0], row["edit"][1], 1)
+        yield row["kind"], problem, variant, row["keep"]
+
+
+class Count:
+    """Found of how many, by class, printed as JSON lines."""
+
+    def __init__(self, kind: str, wanted: bool, failures: int):
+        self.kind, self.wanted, self.failures = kind, wanted, failures
+        self.all: Counter[str] = Counter()
+        self.hit: Counter[str] = Counter()
+
+    def add(self, name: str, removed: bool, original: str, text: str) -> None:
+        self.all[name] += 1
+        self.hit[name] += removed
+        if removed != self.wanted and self.failures > 0:
+            self.failures -= 1
+            print(f"--- {self.kind}, {name}:\n{original}\n-> {text}", file=sys.stderr)
+
+    def show(self) -> None:
+        word = "found" if self.wanted else "removed"
+        for name in [*self.all, "total"] if len(self.all) > 1 else self.all:
+            of, hit = (self.all[name], self.hit[name]) if name != "total" else (self.all.total(), self.hit.total())
+            print(json.dumps({"kind": self.kind, "class": name, "of": of, word: hit, "share": round(hit / max(1, of), 4)}))
+
+
+def natural(data: Path, sets: list[list[Problem]], failures: int) -> None:
+    """Different problems that share a template: none of them should be removed."""
+    everything = [problem for one in sets for problem in one]
+    train = load(SourceConfig(data=str(data / "train" / "gsm8k_train.jsonl")))
+    for name, blind in (("GSM8K train", True), ("GSM8K train, with references", False)):
+        count = Count("natural", False, failures)
+        index = index_of(everything)
+        for problem in train:
+            asked = replace(problem, reference="") if blind else problem
+            removal = index.find(asked, normalise(asked.question))
+            count.add(name, removal is not None, problem.question, removal.heldout_question if removal else "")
+        count.show()
+    for one in sets:
+        count = Count("natural", False, failures)
+        index = index_of(one)
+        for problem in one:
+            others = [
+                found
+                for found in index.find_all(replace(problem, reference=""), normalise(problem.question))
+                if found.heldout_id != problem.id
+            ]
+            reference = {p.id: p.reference for p in one}
+            bad = [found for found in others if reference[found.heldout_id] != problem.reference]
+            count.add(f"{problem.source} against itself", bool(bad), problem.question, bad[0].heldout_question if bad else "")
+        count.show()
+
+
+def index_of(problems: list[Problem]) -> HeldoutIndex:
+    return HeldoutIndex(problems, [normalise(problem.question) for problem in problems], SHARE, ())
+
+
+def speed(train: list[Problem], heldout: list[Problem], size: int) -> None:
+    """Questions a second on one core: `size` training questions with shifted numbers against 20,000 held-out ones."""
+    chance = random.Random(0)
+    shift = CHANGING["one number"]
+    many = [replace(p, id=str(i), question=shift(p.question, chance) or p.question) for i, p in enumerate((train * 9)[:size])]
+    held = [replace(p, id=f"h{i}", question=(shift(p.question, chance) or p.question) if i >= len(heldout) else p.question)
+            for i, p in enumerate((heldout * 8)[:20_000])]  # fmt: skip
+    start = time.perf_counter()
+    index = index_of(held)
+    built = time.perf_counter() - start
+    start = time.perf_counter()
+    hits = sum(index.find(problem, normalise(problem.question)) is not None for problem in many)
+    seconds = time.perf_counter() - start
+    print(
+        json.dumps(
+            {
+                "kind": "speed",
+                "heldout": len(held),
+                "index_s": round(built, 1),
+                "questions": size,
+                "removed": hits,
+                "per_second": round(size / seconds),
+                "hours_for_1.6M": round(1.6e6 * seconds / size / 3600, 2),
+            }
+        )
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--part", choices=("tuning", "heldout"), default="heldout")
+    parser.add_argument("--per-class", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--failures", type=int, default=0, help="print so many failures of each kind to standard error")
+    parser.add_argument("--speed", type=int, default=0, help="time so many questions")
+    given = parser.parse_args()
+    files = sorted((given.data / "eval").iterdir())
+    sets = [load(SourceConfig(data=str(file), split=Split.HELDOUT)) for file in files]
+    everything = [problem for one in sets for problem in one]
+    chosen = [problem for problem in everything if part_of(problem) == given.part]
+    written = [*hand(given.data, given.part)]
+    known = {problem.question for problem in everything}
+    index = index_of(everything + [problem for _, problem, _, _ in written if problem.question not in known])
+
+    def removed(text: str) -> bool:
+        return index.find(Problem.make("web", "web", text, "", Split.TRAIN), normalise(text)) is not None
+
+    for kind, wanted, rows in (
+        ("planted", True, planted(chosen, given.per_class, given.seed)),
+        ("look-alike", False, look_alikes(chosen, given.per_class, given.seed)),
+    ):
+        count = Count(kind, wanted, given.failures)
+        for name, problem, text in rows:
+            count.add(name, removed(text), problem.question, text)
+        count.show()
+    paraphrases, others = Count("hand, rewritten", True, given.failures), Count("hand, look-alike", False, given.failures)
+    for name, problem, text, keep in written:
+        (others if keep else paraphrases).add(name, removed(text), problem.question, text)
+    paraphrases.show()
+    others.show()
+    natural(given.data, sets, given.failures)
+    if given.speed:
+        speed(load(SourceConfig(data=str(given.data / "train" / "gsm8k_train.jsonl"))), everything, given.speed)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,307 @@
+r"""A question as the comparison of two questions sees it: numbers by value, formulas as symbols, words by their stem.
+
+    "1. Jean has 30 lollipops. She eats $\frac12$ of them. Give your answer as an integer."
+    tokens   has? no: dressing, numbering, the wish for a format and stop words are gone
+             jean #30 lollipop | eat #1/2
+    keys     ("1/2 30",)        the values without 0, 1, 2, which every rewriting adds and drops ("one", "both", "squared")
+
+Formulas lose their LaTeX: `\le` `<=` and `≤` are one symbol, as are `x^2` and `x²`; braces, dollars and parentheses go.
+Drawings ([asy]), answer choices "(A) 3 (B) 4" and instructions ("Express your answer as ...") are no part of the question,
+unless nothing else is left.
+
+This file does not know how two readings are compared (`same` does).
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import dataclass
+from fractions import Fraction
+
+from headway.problems.numerals import NUMBER, merge, value_of
+
+LONGEST = 8_000  # characters of a question that are read: enough for any, and a bound on the work
+_CHARACTERS = {
+    "’": "'", "‘": "'", "`": "'", "“": '"', "”": '"', "−": "-", "–": "-", "—": " - ", "×": "*", "·": "*", "⋅": "*",
+    "÷": "/", "∶": ":",
+    "≤": "<=", "≥": ">=", "≠": "!=", "≡": " \\equiv ", "°": " \\circ ", "√": " \\sqrt ", "∞": " \\infty ", "…": " ",
+    "½": " 1/2", "¼": " 1/4",
+    "¾": " 3/4", "⅓": " 1/3", "⅔": " 2/3", "⅕": " 1/5", "⅛": " 1/8", "。": ". ", "、": ", ", "，": ", ",
+    "¿": " ", "¡": " ", "\xa0": " ",
+    "~": " ",
+    "π": " \\pi ", "θ": " \\theta ", "α": " \\alpha ", "β": " \\beta ", "∑": " \\sum ", "∫": " \\int ", "∠": " \\angle ",
+    "△": " \\triangle ",
+    "⌊": " \\lfloor ", "⌋": " \\rfloor ", "∈": " \\in ", "⊥": " \\perp ", "∥": " \\parallel ", "€": "$", "£": "$",
+    "¢": " cents",
+}  # fmt: skip
+_TABLE = str.maketrans(_CHARACTERS)
+_SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ"
+_RAISED = re.compile(f"[{_SUPERSCRIPTS}]+")
+_LOWERED = str.maketrans(_SUPERSCRIPTS, "0123456789+-n")
+_SUBSCRIPTS = re.compile("[₀-₉]+")
+_DRAWING = re.compile(r"\[asy\].*?(?:\[/asy\]|\Z)", re.DOTALL)
+_CHOICES = re.compile(r"(?:\$|\\text\w*\{|\\mathrm\{|\s)*\(A\)[\s\S]{1,400}?\(B\)[\s\S]{1,400}?\(C\)[\s\S]*\Z")
+_REFERS = re.compile(r"\b(?:which|following|below)\b", re.IGNORECASE)  # to the choices themselves
+_LABEL = re.compile(
+    r"\A\s*(?:(?:#+\s*)?(?:problem|question|exercise|example|task|q|ex|no|part|prob)\s*[.#]?\s*(?:\d+|[ivx]+"
+    r"|[a-h])(?:\.\d+)*\s*(?:[.:)]|\s-)\s*"
+    r"|(?:problem|question|exercise|task|q)\s*:\s*|\*\*[^*]{1,20}\*\*\s*|\[\d+ (?:points?|marks?)\]\s*|\(\d+ (?:points?"
+    r"|marks?)\)\s*"
+    r"|\(?(?:\d{1,3}|[a-h]|[ivx]{1,4})[.)]\s+(?=[A-Z\d\\$(]))+",
+    re.IGNORECASE,
+)
+_INSTRUCTION = re.compile(
+    r"(?:please |kindly |now |and |you (?:should|must) )*(?:(?:give|express|enter|write|provide|present|state|report|put"
+    r"|box|round|leave|submit|output|return|show)\b"
+    r".{0,60}\b(?:answers?|results?|solution|work|steps?|response)\b"
+    r"|(?:solve|answer|work out|consider|read|complete) (?:this|the following|the|following)\b[\w ,'-]{0,50}\b(?:problem"
+    r"|question|exercise|task|puzzle)s?\b"
+    r"|(?:the |your )?(?:final )?(?:answer|result) (?:should|must|is to|needs? to|can|will)\b|round (?:to|off|your)\b"
+    r"|(?:here is|here's|below is) (?:a|the|another)\b[\w ,'-]{0,40}\b(?:problem|question|exercise|puzzle)\b"
+    r"|(?:please )?(?:reason|think|explain|show|justify|let's think|solve (?:it|this)|take a deep breath)\b.{0,60}(?:step"
+    r"|reasoning|carefully|work|detail)|hint\b|note that you\b)",
+    re.IGNORECASE,
+)
+_BASE_ASKED = re.compile(r"\bbase\b|\bmod", re.IGNORECASE)  # an instruction that changes the answer
+_HYPHEN = re.compile(r"(?<=[A-Za-z]{2})-(?=[A-Za-z]{2})|(?<=\d)-(?=[A-Za-z]{3})|(?<=\b[A-Za-z])-(?=[a-z]{3})")  # not a minus
+_ENDING = re.compile(
+    r"(?<=[.?!])[\"')\]$]*\s+|(?<=[?])|\n\s*\n|(?<=[a-z)]):\s+(?=[A-Z\d(\[])|\s+(?=(?:Let's think|Please reason) step)"
+)
+_TEX = (
+    (re.compile(r"(?<=\d),\\!(?=\d)"), ","), (re.compile(r"\\[dtc]frac(?![a-z])"), r"\\frac"), (re.compile(r"\\[\[\]()]"), " "),
+    (re.compile(r"\$(\d[\d.,/]*)\$"), r"\1"), (re.compile(r"\$\s*\\?%"), "%"),
+    (re.compile(r"(\\sqrt|\^|_)\s*\{([^{}]*)\}"), r"\1 \2 "),
+    (re.compile(r"\\(?:left|right|bigg?l?|bigg?r?|Bigg?[lr]?|displaystyle|quad|qquad|limits|middle"
+                r"|ldots|cdots|dots|dotsm|dotsb|cdotp)(?![a-zA-Z])|\\[,;:!]|\\ "), " "),
+    (re.compile(r"\^\s*\\circ(?![a-z])"), r" \\circ "),
+    (re.compile(r"\\(?:text|textbf|textit|mbox|mathrm|mathbf|operatorname|overline|mathcal|boldsymbol|emph"
+                r"|textrm|underline)\*?\s*(?=\{)"), " "),
+    (re.compile(r"\\(?:begin|end)\s*\{[a-zA-Z]+\*?\}(?:\{[lcr|]+\})?"), " "),
+    (re.compile(r"\\(?:leq|leqslant|le)(?![a-zA-Z])"), "<="), (re.compile(r"\\(?:geq|geqslant|ge)(?![a-zA-Z])"), ">="),
+    (re.compile(r"\\(?:neq|ne)(?![a-zA-Z])"), "!="), (re.compile(r"\\(?:cdot|times|ast)(?![a-zA-Z])"), "*"),
+    (re.compile(r"\\div(?![a-zA-Z])"), "/"), (re.compile(r"\\(?:lt)(?![a-zA-Z])"), "<"), (re.compile(r"\\gt(?![a-zA-Z])"), ">"),
+    (re.compile(r"\\(?:pmod|bmod|mod)(?![a-zA-Z])"), " mod "), (re.compile(r"\\%"), "%"),
+    (re.compile(r"\\frac\s*\{\s*(\d+)\s*\}\s*\{\s*(\d+)\s*\}"), r" \\frac \1/\2 "), (re.compile(r"\\[$]"), " "),
+    (re.compile(r"\\mid(?![a-zA-Z])|\\vert(?![a-zA-Z])|\\[lr]vert(?![a-zA-Z])"), "|"),
+    (re.compile(r"\\degree(?![a-zA-Z])"), r"\\circ"),
+)  # fmt: skip
+_FRACTION = re.compile(r"\\frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
+_TOKEN = re.compile(rf"{NUMBER}|[^\W\d_]+(?:'[^\W\d_]+)*|\\[a-zA-Z]+|\\\\|<=|>=|!=|\*\*|[^\s]")
+_ORDINAL = re.compile(r"(?<![/\d.])(\d+)(?:\s*\^?\s*\{?\s*(?:\\text\w*\s*)?\{?\s*(?:st|nd|rd|th)\b\s*\}?\s*\}?)")
+_LETTERS = str.maketrans("0123456789", "abcdefghij")  # a place is no number
+_PLAIN_FUNCTIONS_WORDS = """
+    sin cos tan arcsin arccos arctan log ln sqrt gcd lcm mod pi cot sec csc
+"""
+_PLAIN_FUNCTIONS = frozenset(_PLAIN_FUNCTIONS_WORDS.split())
+_SYNTAX = {"**": "^", "\\sqrt": "sqrt", "\\pi": "pi", "\\circ": "degree", "degrees": "degree", "\\to": "to", "\\equiv": "="}
+_GREEK_WORDS = """
+    alpha beta gamma delta epsilon theta lambda mu omega phi psi rho sigma tau zeta eta kappa xi varphi varepsilon ell
+"""
+_GREEK = frozenset(_GREEK_WORDS.split())
+_UNITS_WORDS = """
+    cm mm km kg mg ml ft lb oz mi hr kmh mph lbs hrs min sec gb mb tv pj cd cds dvd dvds dj am pm
+"""
+_UNITS = frozenset(_UNITS_WORDS.split())
+_GONE = frozenset(["‑", "{", "}", "(", ")", "$", ",", ".", ";", ":", "?", "!", '"', "'", "_", "#", "\\\\", "@", "\\"])
+OPERATORS = frozenset(["+", "-", "*", "/", "^", "=", "<", ">", "<=", ">=", "!=", "|", "[", "]", "%", "&"])
+
+_STOP_WORDS = """
+    a an the and or of to in on at by for with from as is are was were be been being am i it its it's this that these
+    those he she they them his her him their theirs we our us you your there here who whom whose which what when where
+    while how do does did done doing have has had having will would can could should may might must shall if then than so
+    also too just only some any each every all both one ones into onto out up down off over about per such s t not no nor
+    but let given suppose assume find calculate compute determine evaluate solve value number many much total altogether
+    amount following express answer form get gets got going goes go make makes made take takes took want wants wanted
+    decide decides decided need needs needed time times more less fewer now still after before during per same other
+    another already next own owns owned exactly currently altogether combined together overall
+"""
+STOP = frozenset(_STOP_WORDS.split())
+
+_IRREGULAR = """buy bought, sell sold, give gave given, pay paid, eat ate eaten, spend spent, take took taken, find found, lose
+lost, build built,
+    leave left leaves, catch caught, bring brought, grow grew grown, write wrote written, read reads, run ran, make made, keep
+    kept,
+    drive drove driven, drink drank drunk, go went gone, begin began begun, send sent, hold held, throw threw thrown, see saw
+    seen,
+    child children, person people persons, man men, woman women, foot feet, inch inches, box boxes, minute minutes, mph mph"""
+_BASE = {form: forms.split()[0] for forms in _IRREGULAR.split(",") for form in forms.split()}
+IRREGULAR = frozenset(_BASE)  # words whose forms are known
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """`tokens` of all sentences in order ("#1/2" a number, "~x" a variable, "~+" an operator, words as stems), `ends` (how many
+    tokens each sentence closes with), `keys` (the sorted values that must agree: all, those that count no company, and those
+    without small numbers in words; one must be the other side's, too), `names` (stems that look like proper names), and
+    `words`, the words as they stand in order. `asked` are the words of the question itself, whose tokens begin at `asked_at`."""
+
+    tokens: tuple[str, ...]
+    ends: tuple[int, ...]
+    keys: tuple[str, ...]
+    names: frozenset[str]
+    words: tuple[str, ...]
+    asked: tuple[str, ...]
+    asked_at: int
+
+
+def read_question(question: str) -> Reading:
+    """What a question says, without how it is dressed."""
+    tokens: list[str] = []
+    ends: list[int] = []
+    names: set[str] = set()
+    words: list[str] = []
+    every: set[Fraction] = set()
+    hard: set[Fraction] = set()
+    firm: set[Fraction] = set()
+    asked_at, asked_from = 0, 0
+    for sentence in _asked_last(sentences(question)):
+        asked_at, asked_from = len(tokens), len(words)
+        raw = _TOKEN.findall(sentence)
+        _collect_names(raw, names)
+        lower = [token if token[0] != "\\" and len(token) == 1 else token.lower() for token in raw]
+        numbered = merge(lower)
+        for i, token in enumerate(numbered):
+            value = value_of(token)
+            if value is not None and value not in (0, 1, 2):
+                every.add(value)
+                if not _counts_company(numbered, i, value):
+                    hard.add(value)
+                    if value > 12 or value.denominator > 1 or str(value) in lower:
+                        firm.add(value)
+        words += [token.lower().removesuffix("'s") for token in lower if token[0].isalpha() and len(token) > 1]
+        tokens += _symbols(numbered)
+        ends.append(len(tokens))
+    keys = tuple(dict.fromkeys(" ".join(map(str, sorted(values))) for values in (every, hard, firm)))
+    return Reading(tuple(tokens), tuple(ends), keys, frozenset(names), tuple(words), tuple(words[asked_from:]), asked_at)
+
+
+def _asked_last(parts: list[str]) -> list[str]:
+    """The same text with the clause that asks as its last part: "If he has 3, how many are left?" is two."""
+    if not parts:
+        return []
+    best = next((i for i in range(len(parts) - 1, -1, -1) if "?" in parts[i]), None)
+    if best is None:
+        best = next((i for i in range(len(parts) - 1, -1, -1) if _ASKING.search(parts[i])), len(parts) - 1)
+    text = parts[best]
+    found = list(_ASKING.finditer(text))
+    start = found[0].start() if found else 0
+    condition = _CONDITION.search(text, start + 1)
+    end = condition.start() if condition and condition.start() - start > 15 else len(text)
+    pieces = [*parts[:best], text[:start], text[end:], *parts[best + 1 :], text[start:end]]
+    return [piece for piece in pieces if piece.strip()]
+
+
+_ASKING = re.compile(
+    r"\b(?:by how|for how|in how|after how|how|what|find|calculate|compute|determine|evaluate|simplify|express|convert"
+    r"|count)\b|\A\s*(?:who|which|where)\b|\b(?:at|in|for|of|on) which\b",
+    re.IGNORECASE,
+)
+_CONDITION = re.compile(r"\b(?:if|given that|assuming|suppose|provided)\b", re.IGNORECASE)
+
+
+def sentences(question: str) -> list[str]:
+    """The sentences of a question in plain characters, without drawings, choices, numbering and instructions."""
+    text = question[:LONGEST].translate(_TABLE)
+    if not text.isascii():
+        text = _RAISED.sub(lambda found: "^{" + found.group().translate(_LOWERED) + "}", text)
+        text = _SUBSCRIPTS.sub(lambda found: "_" + unicodedata.normalize("NFKC", found.group()), text)
+        text = unicodedata.normalize("NFKC", text)
+    if "[asy]" in text:
+        text = _DRAWING.sub(" ", text)
+    if "(A)" in text and not _REFERS.search(text):
+        text = _CHOICES.sub("", text) or text
+    text = _LABEL.sub("", text, count=1) or text
+    if "\\" in text or "$" in text:
+        for pattern, replacement in _TEX:
+            text = pattern.sub(replacement, text)
+    for _ in range(3):  # symbolic fractions, from the inside out; those of whole numbers are read as numbers
+        text, changed = _FRACTION.subn(r" (\1) / (\2) ", text) if "\\frac" in text else (text, 0)
+        if not changed:
+            break
+    text = _ORDINAL.sub(lambda found: f" ord{found[1].translate(_LETTERS)} ", text)
+    text = _HYPHEN.sub("\u2011", text)
+    parts = [" ".join(part.split()) for part in _ENDING.split(text) if part.strip()]
+    asked = [part for part in parts if not _INSTRUCTION.match(part.strip(" *(")) or _BASE_ASKED.search(part)] or parts
+    if not asked:
+        return []
+    asked[0] = _LABEL.sub("", asked[0] + " ", count=1).strip()
+    return asked if asked[0] else asked[1:]
+
+
+def stem(word: str) -> str:
+    """A word without its commonest endings: crude, but the same for both sides.
+
+    >>> [stem(word) for word in ("cookies", "baking", "bakes", "baked", "bought")]
+    ['cooky', 'bak', 'bak', 'bak', 'buy']
+    """
+    word = word.removesuffix("'s")
+    if word in _BASE:
+        word = _BASE[word]
+    size = len(word)
+    if size > 4 and word.endswith("ies"):
+        return word[:-3] + "y"
+    if size > 5 and word.endswith("ing"):
+        word = word[:-3]
+    elif size > 4 and word.endswith(("ed", "es")):
+        word = word[:-2]
+    elif size > 3 and word[-1] == "s" and word[-2] not in "su":
+        word = word[:-1]
+    if len(word) > 3 and word[-1] == "e":
+        word = word[:-1]
+    if len(word) > 3 and word[-1] == word[-2] and word[-1] not in "aeiouls":
+        word = word[:-1]
+    return word
+
+
+def _symbols(tokens: list[str]) -> list[str]:
+    """What is compared of a sentence's tokens."""
+    out: list[str] = []
+    last = len(tokens) - 1
+    for i, token in enumerate(tokens):
+        if token[0] == "#" and len(token) > 1:
+            out.append(token)
+            continue
+        token = _SYNTAX.get(token, token)
+        if token in _GONE:
+            continue
+        before, after = tokens[i - 1] if i else "", tokens[i + 1] if i < last else ""
+        if token in OPERATORS:
+            if not (token in "-/" and _is_word(before) and _is_word(after)):
+                out.append(token)
+        elif len(token) == 1:
+            if token.isalpha() and (token not in "aAI" or _is_formula(before) or _is_formula(after)):
+                out.append("~" + token)
+        elif token[0] == "\\":
+            out.append(("~" if token[1:].lower() in _GREEK else "") + token[1:].lower())
+        elif len(token) < 4 and (before in _ARITHMETIC or after in _ARITHMETIC) and token.isalpha() and token not in _NO_PRODUCT:
+            out += ["~" + letter for letter in token]  # 2ab + 3
+        elif token not in STOP:
+            out.append(stem(token))
+    return out
+
+
+_ARITHMETIC = ("+", "-", "=", "^")
+_NO_PRODUCT = STOP | _PLAIN_FUNCTIONS | _UNITS | {"sum", "arc", "max", "min"}
+
+
+def _is_word(token: str) -> bool:
+    return len(token) > 1 and token[0].isalpha() and token not in _PLAIN_FUNCTIONS
+
+
+def _is_formula(token: str) -> bool:
+    return bool(token) and (token in OPERATORS or token in "{}()_$,=" or token[0] in "#\\")
+
+
+def _collect_names(raw: list[str], names: set[str]) -> None:
+    """Add the stems of capitalised words, except stop words."""
+    for token in raw:
+        if len(token) > 1 and token[0].isupper() and token[1:].islower():
+            lower = token.lower()
+            if lower.removesuffix("'s") not in STOP:
+                names.add(stem(lower))
+
+
+def _counts_company(numbered: list[str], i: int, value: Fraction) -> bool:
+    """Is it "all three", "the four of them": a count of what was named, which a rewriting adds or drops?"""
+    return i > 0 and value <= 5 and numbered[i - 1] in ("all", "the", "these", "those")

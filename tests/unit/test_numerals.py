@@ -1,0 +1,45 @@
+"""Numbers by value, however they are written."""
+
+from fractions import Fraction
+
+import pytest
+
+from headway.problems.numerals import merge, value_of
+from headway.problems.reading import read_question
+
+
+def values(text):
+    """The values of all numbers of a text, in order."""
+    return [value for token in read_question(text).tokens if (value := value_of(token)) is not None]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("It costs 1,000 or 1000 or $1000 or $1,000.00.", [1000] * 4),
+        ("one thousand, a thousand, 2 thousand, 3 hundred", [1000, 1000, 2000, 300]),
+        (r"0.5, .5, 1/2, \frac12, $\frac{1}{2}$, \dfrac{1}{2}, ½, half, 50%, 50 percent, fifty per cent", [Fraction(1, 2)] * 11),
+        (r"2 1/2, 2\frac12, two and a half, 2.5 miles", [Fraction(5, 2)] * 4),
+        ("twenty-five, two hundred and five, one hundred and one hundred", [25, 205, 100, 100]),
+        ("3 dozen eggs, a dozen eggs, twice, thrice, doubled", [36, 12, 2, 3, 2]),
+        (
+            "two-thirds of it, a third of it, one-fourth the size, 2 thirds, 1/3rd",
+            [Fraction(n, d) for n, d in ((2, 3), (1, 3), (1, 4), (2, 3), (1, 3))],
+        ),
+        ("at 8:00 AM and 8:30 PM", [8, Fraction(17, 2)]),
+        ("five quarters and two dimes", [5, 2]),  # coins
+        (r"$\$24,\!000$ and $912,\!673$", [24000, 912673]),
+        ("the third box, the 2nd box, x squared, y cubed", [2, 3]),  # places are no numbers, exponents are
+    ],
+)
+def test_one_value_whatever_the_notation(text, expected):
+    assert values(text) == expected
+
+
+def test_what_is_no_number_stays_a_word():
+    assert merge(["a", "box", "of", "quarters", "and", "1", "/", "0"]) == ["a", "box", "of", "quarters", "and", "#1", "/", "#0"]
+    assert merge(["9" * 41]) == ["9" * 41]
+    assert merge(["\\frac", "{", "x", "}", "{", "2", "}"]) == ["\\frac", "{", "x", "}", "{", "#2", "}"]
+    assert merge(["\\frac"]) == ["\\frac"]
+    assert value_of("#") is None
+    assert value_of("x") is None
