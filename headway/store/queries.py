@@ -37,6 +37,11 @@ TEACHERS = ("teacher", "import")
 _BY = f"ORDER BY {ORDER}"
 _SIDED = """(SELECT *, outcome = 'correct' AND NOT is_truncated AS is_right,
                     list_contains($rejected::VARCHAR[], outcome) AND NOT is_truncated AS is_wrong FROM binned)"""
+_CLEAN = """CREATE TEMP TABLE clean AS
+    SELECT problem_id, r.id, place, r.characters,
+           CASE WHEN r.num_tokens > $max_tokens::BIGINT THEN 'too long'
+                WHEN r.repetition > $max_repetition THEN 'repetitive' END AS fault
+    FROM binned JOIN (SELECT place, id, characters, num_tokens, repetition FROM rollouts) r USING (place) WHERE bin IS NULL"""
 _OWNERS = (
     f"""CREATE TEMP TABLE owners AS SELECT {{author}} FROM {_SIDED} GROUP BY ALL HAVING bool_or(is_right) AND bool_or(is_wrong)"""
 )
@@ -81,28 +86,22 @@ def sft_examples(
     `shortest`, else a seeded hash decides. `max_tokens` drops rollouts whose recorded number of tokens is higher; an imported
     one has none recorded and passes.
     """
-    question = "p.question" if by == "diversity" else "''"
-    query = f"""SELECT problem_id, p.family, p.difficulty, {question}, r.id, place, r.characters,
-                       CASE WHEN r.num_tokens > $max_tokens::BIGINT THEN 'too long'
-                            WHEN r.repetition > $max_repetition THEN 'repetitive' END
-                FROM binned b JOIN (SELECT place, id, characters, num_tokens, repetition FROM rollouts) r USING (place)
-                JOIN problems p ON p.id = problem_id
-                WHERE bin IS NULL ORDER BY problem_id"""
+    # The rank leaves only ties at the k-th place to the hash below: most rows need not leave DuckDB.
+    first = f"QUALIFY rank() OVER (PARTITION BY problem_id ORDER BY characters) <= {int(per_problem)}" if shortest else ""
+    question = "question" if by == "diversity" else "''"
+    query = f"""WITH few AS (SELECT * FROM clean WHERE fault IS NULL {first})
+                SELECT problem_id, family, difficulty, {question}, few.id, few.place, characters
+                FROM few JOIN problems p ON p.id = problem_id ORDER BY problem_id"""
     with Binned(store, samplers, verifier) as binned:
         dropped = binned.dropped()
+        binned.execute(_CLEAN, max_tokens=max_tokens, max_repetition=max_repetition)
+        faults = dict(binned.rows("SELECT fault, count(*) FROM clean GROUP BY fault ORDER BY fault"))
+        num_clean = faults.pop(None, 0)
+        dropped.update(faults)
         few: list[tuple[Traits, str, int]] = []  # what it is balanced by, rollout id, place
-        num_clean = 0
-        rows = binned.rows(query, max_tokens=max_tokens, max_repetition=max_repetition)
-        for (problem_id, family, difficulty, question), group in groupby(rows, itemgetter(0, 1, 2, 3)):
-            clean: list[tuple[int, str, str, int, int]] = []
-            for *_, rollout_id, place, characters, fault in group:
-                if fault:
-                    dropped[fault] += 1
-                else:
-                    order = characters if shortest else 0, content_id(seed, rollout_id)
-                    clean.append((*order, rollout_id, place, characters))
-            num_clean += len(clean)
-            for _, _, rollout_id, place, characters in sorted(clean)[:per_problem]:
+        for (problem_id, family, difficulty, question), group in groupby(binned.rows(query), itemgetter(0, 1, 2, 3)):
+            found = [((row[6] if shortest else 0, content_id(seed, row[4])), row) for row in group]
+            for _, (*_, rollout_id, place, characters) in sorted(found)[:per_problem]:
                 traits = Traits(problem_id, question or family, float(characters) if by == "length" else difficulty)
                 few.append((traits, rollout_id, place))
         dropped["over k a problem"] = num_clean - len(few)
