@@ -41,6 +41,7 @@ _CONNECTIONS = itertools.count()
 _UNFIT = set("[]^|\\\n\r\t")  # the table engine takes a path for a URL and dies of these
 _MEMORY = "5GB"  # what one query may hold; it spills to disk beyond
 _LARGE = 256 * 2**20  # bytes of a file after `compact`
+_SORTING = 2**30  # bytes that it may hold; it spills to disk beyond
 _TRIES = 100  # of a commit, when other writers keep being faster
 
 
@@ -159,9 +160,14 @@ class Store:
                 table = self._now(name)
                 before = len(table.file_uris())
                 try:
-                    if before > 1:  # `optimize.compact` would interleave the rows of the files that it joins
+                    sizes = pa.table(table.get_add_actions(flatten=True)).column("size_bytes").to_pylist()
+                    if before > 1 + sum(sizes) / _LARGE:  # `optimize.compact` would interleave the rows of the files it joins
                         table.optimize.z_order(
-                            [PLACE], target_size=_LARGE, writer_properties=WriterProperties(compression="ZSTD")
+                            [PLACE],
+                            target_size=_LARGE,
+                            max_concurrent_tasks=1,
+                            max_spill_size=_SORTING,
+                            writer_properties=WriterProperties(compression="ZSTD"),
                         )
                     table.create_checkpoint()
                 except (DeltaError, OSError) as error:
