@@ -126,14 +126,16 @@ class Rollout:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What one verifier says of one rollout. A second table: a better verifier re-scores without sampling.
+    r"""What one verifier says of one rollout. A second table: a better verifier re-scores without sampling.
 
     Example::
 
-        Verdict(rollout_id="c1…", verifier="rules@1", outcome=Outcome.WRONG, reason="numbers_differ", extracted="11")
+        Verdict(rollout_id="c1…", verifier="rules@1", outcome=Outcome.WRONG, reason="numbers_differ",
+                extracted="\frac{22}{2}", parsed="11", parsed_reference="12")
 
-    `reason` is a short code; `extracted` the final answer that was extracted, as text, "" where there is none. `rollout_id` is ""
-    where the text judged is no stored rollout.
+    `reason` is a short code; `extracted` the final answer that was extracted, as text, "" where there is none. `parsed` and
+    `parsed_reference` say how that and the reference were read (`verify.forms`). `rollout_id` is "" where the text judged is no
+    stored rollout.
     """
 
     rollout_id: str
@@ -141,6 +143,8 @@ class Verdict:
     outcome: Outcome
     reason: str = ""
     extracted: str = ""
+    parsed: str = ""
+    parsed_reference: str = ""
 
 
 @dataclass(frozen=True, slots=True)

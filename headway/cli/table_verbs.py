@@ -14,7 +14,9 @@ import typer
 from headway.cli.folders import store_of
 from headway.cli.options import RunOption, app
 
-_VERDICTS_OF = "select verifier, outcome, reason, extracted from verdicts where rollout_id = {} order by verifier"
+_VERDICTS_OF = (
+    "select verifier, outcome, reason, extracted, parsed, parsed_reference from verdicts where rollout_id = {} order by verifier"
+)
 _ROLLOUTS_OF = """
     select rollouts.id as rollout, sampler, step, index, stop_reason, num_tokens, verifier, outcome, extracted
     from rollouts left join verdicts on verdicts.rollout_id = rollouts.id

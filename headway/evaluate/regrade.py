@@ -20,7 +20,7 @@ from headway.errors import StoreError
 from headway.store.schema import PLACE
 from headway.store.store import Store
 from headway.types import Outcome, Verdict
-from headway.verify.judge import VERIFIER, Verifier
+from headway.verify.judge import VERIFIER, Verifier, verdict_of
 
 CHUNK = 4096  # rollouts judged and stored together
 
@@ -79,9 +79,7 @@ def regrade(
     total = _count(store, everything)
     for rows in _chunks(store, everything, against):
         judged = verifier.judge_all([(row.reference, row.text) for row in rows])
-        verdicts = [
-            Verdict(row.id, VERIFIER, one.outcome, one.reason, one.extracted) for row, one in zip(rows, judged, strict=True)
-        ]
+        verdicts = [verdict_of(row.id, VERIFIER, row.reference, one) for row, one in zip(rows, judged, strict=True)]
         new = [verdict for row, verdict in zip(rows, verdicts, strict=True) if not row.has_verdict]
         if new:
             found.added += store.add_verdicts(new)

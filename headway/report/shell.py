@@ -116,4 +116,5 @@ def _render_changes(found: Regraded, console: Console) -> None:
         console.print(Text(f"{one.after.rollout_id}  reference {clean(one.reference)!r}"), soft_wrap=True)
         for verdict in (one.before, one.after):
             said = f"{verdict.outcome} ({clean(verdict.reason)}), extracted {clean(verdict.extracted)!r}"
+            said += f", read as {clean(verdict.parsed)!r} against {clean(verdict.parsed_reference)!r}" if verdict.parsed else ""
             console.print(Text(f"  {clean(verdict.verifier)}: {said}"), soft_wrap=True)

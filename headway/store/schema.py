@@ -69,6 +69,8 @@ _MEANING: dict[str, dict[str, str]] = {
         "outcome": "`correct`, `wrong`, `no_answer` or `unverifiable`",
         "reason": "short code",
         "extracted": "the final answer that was extracted, as text, empty where there is none",
+        "parsed": "how the verifier read that answer: a value in lowest terms, or plain notation; `?` before what it cannot read",
+        "parsed_reference": "how it read the problem's reference",
     },
 }
 

@@ -23,13 +23,24 @@ _OPENERS = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
 _UNBRACED = re.compile(r"\s*([+-]?[0-9a-zA-Z][0-9a-zA-Z./]*)")
 _GLUE = re.compile(r"\\(?:quad|qquad|text|textbf|mathrm|[,;: ()\[\]])|[\s{}$*]+")
 _JOINED = re.compile(r"(?:for[\w() ]{1,24})?[,;]?(?:and|or|[,;])(?:also)?", re.IGNORECASE)
-_WORDS = ("nswer", "NSWER", "éponse", "ntwort", "espuesta", "твет", "答案")
+# The word "answer" from its first letter that is never a capital, so that one search finds both. The others only where the text
+# has letters beyond ASCII at all.
+_WORDS = ("nswer", "NSWER", "ntwort", "ntwoord", "espuesta", "esposta", "isposta", "awaban", "evap:")
+_MORE_WORDS = (
+    "éponse", "dpowied", "твет", "ідпов", "πάντηση", "答案", "答え", "答：", "정답", "답은", "답:", "जवाब", "उत्तर", "áp án",
+    "áp số", "جواب", "إجابة", "คำตอบ",
+)  # fmt: skip
 _MARKED = re.compile(
-    r"(?:nswer|éponse|ntwort|espuesta)s?\b(?:\s*\([^()\n]{1,24}\))?[\s*_]*"  # the word, perhaps with a remark
+    r"(?:nswer|éponse|ntwort|espuesta|esposta|isposta|ntwoord|awaban)(?:s|nya)?\b"
+    r"(?:\s*\([^()\n]{1,24}\))?"  # a remark
+    r"(?:\s+(?:final[ea]?|définitive|correct[ae]?|akhir(?:nya)?)\b)?[\s*_]*"
     r"(?:(?:to|of|for)\b[^.\n:]{0,80}?(?=\bis\b|:))?"  # "to the question"
-    r"(?:(?:is|are|was|est|ist|es|should be|must be)\b|[:=：]|(?<=\*\*\n)|(?<=\*\*\n\n)|(?=\$|\\\[|\\\())"
+    r"(?:(?:is|are|was|est|ist|lautet|es|é|è|adalah|should be|must be)\b|[:=：]|(?<=\*\*\n)|(?<=\*\*\n\n)|(?=\$|\\\[|\\\())"
     r"(?:\s*(?:exactly|simply|just|then|therefore|thus|given by)\b)?[\s*_]*[:：]?[\s*_]*"
-    r"|твет\s*[:：]?\s*|答案\s*(?:是|为|：|:)\s*",
+    r"|твет\s*[:：]?\s*|答案\s*(?:应该)?(?:是|为|為|：|:)\s*[：:]?\s*|(?:答え|정답|답)\s*(?:は|은|는|：|:)\s*[：:]?\s*|答：\s*"
+    r"|(?:جواب|إجابة)(?:\s+(?:النهائي|النهائية|الصحيح|الصحيحة))?\s*(?:هو|هي|[:：])\s*[:：]?\s*"
+    r"|(?:जवाब|उत्तर)\s*(?:है|[:：])\s*[:：]?\s*|(?:áp án|áp số)(?:\s+cuối cùng)?\s*(?:là|[:：])\s*[:：]?\s*"
+    r"|(?:dpowiedź|dpowiedz|ідповідь|πάντηση|evap|คำตอบ)(?:\s*(?:to|є|είναι|คือ)\b|คือ|\s*[:：])\s*[:：]?\s*",
     re.IGNORECASE,
 )
 _SENTENCE = re.compile(r"\n|\.(?=\s+[A-Z\"'(])|\.(?=\s*$)|(?<=[^\d])[.!?](?=\s)|。|<")
@@ -240,8 +251,9 @@ def _last_marked(text: str, *, sentences: bool) -> str | None:
     """What follows the last "answer is", "Answer:" or "####", up to the end of its line or sentence."""
     end = len(text)
     hashes = text.rfind("####")
+    words = _WORDS if text.isascii() else _WORDS + _MORE_WORDS
     for _ in range(16):
-        at = max(text.rfind(word, 0, end) for word in _WORDS)
+        at = max(text.rfind(word, 0, end) for word in words)
         if at < hashes or at < 0:
             break
         marked = _MARKED.match(text, at, at + 400)

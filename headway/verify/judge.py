@@ -23,6 +23,7 @@ from typing import NamedTuple
 from headway.types import Outcome, Problem, Rollout, Verdict
 from headway.verify import extract
 from headway.verify.equal import Comparison, same_answer
+from headway.verify.forms import form
 from headway.verify.notation import plain
 from headway.verify.shape import Items, Relation, Value, is_readable, read
 from headway.verify.workers import Pool, Result
@@ -74,7 +75,13 @@ def grade(reference: str, completion: str) -> Verdict:
     found = _fast(bare(reference), completion, last_number=True)
     if isinstance(found, Open):
         (found,) = _shared_verifier(os.getpid()).settle([found])
-    return Verdict("", VERIFIER, found.outcome, found.reason, found.extracted)
+    return verdict_of("", VERIFIER, reference, found)
+
+
+def verdict_of(rollout_id: str, verifier: str, reference: str, found: Judgement) -> Verdict:
+    """A judgement as a verdict, with how both sides were read."""
+    parsed = form(found.extracted), form(bare(reference))
+    return Verdict(rollout_id, verifier, found.outcome, found.reason, found.extracted, *parsed)
 
 
 @cache
@@ -225,8 +232,8 @@ class Verifier:
         """One verdict for each (problem, rollout), in order."""
         judgements = self.judge_all([(problem.reference, rollout.text) for problem, rollout in pairs])
         return [
-            Verdict(rollout.id, VERIFIER, found.outcome, found.reason, found.extracted)
-            for (_, rollout), found in zip(pairs, judgements, strict=True)
+            verdict_of(rollout.id, VERIFIER, problem.reference, found)
+            for (problem, rollout), found in zip(pairs, judgements, strict=True)
         ]
 
     def verifies_itself(self, reference: str) -> bool:

@@ -26,7 +26,7 @@ from types import TracebackType
 from headway.errors import ConfigError
 from headway.types import Outcome, Problem, Rollout, Verdict
 from headway.verify import extract, numbers
-from headway.verify.judge import Judgement, Open, Verifier, bare, compare_found
+from headway.verify.judge import Judgement, Open, Verifier, bare, compare_found, verdict_of
 from headway.verify.shape import Value, read
 from headway.verify.workers import Job, Pool
 
@@ -171,8 +171,8 @@ class ProgramVerifier:
         """One verdict for each (problem, rollout), in order."""
         judgements = self.judge_all([(problem.reference, rollout.text) for problem, rollout in pairs])
         return [
-            Verdict(rollout.id, VERIFIER, found.outcome, found.reason, found.extracted)
-            for (_, rollout), found in zip(pairs, judgements, strict=True)
+            verdict_of(rollout.id, VERIFIER, problem.reference, found)
+            for (problem, rollout), found in zip(pairs, judgements, strict=True)
         ]
 
 
