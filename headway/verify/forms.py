@@ -14,7 +14,9 @@ from math import gcd
 
 from headway.verify.shape import Items, Matrix, Opaque, Relation, Shape, Value, Words, read
 
-_PLAIN = re.compile(r"(-?)(?:([0-9]{1,40})(?:\.([0-9]{1,40}))?|\\[dt]?frac\{([0-9]{1,40})\}\{(0*[1-9][0-9]{0,40})\})")
+_PLAIN = re.compile(
+    r"(-?)(?:([0-9]{1,40})(?:\.([0-9]{1,40}))?|\\[dt]?frac\{([0-9]{1,40})\}\{(0*[1-9][0-9]{0,40})\}|([0-9]{1,40})/(0*[1-9][0-9]{0,40}))"
+)
 _LONGEST = 200  # characters of a form
 
 
@@ -26,13 +28,14 @@ def form(answer: str) -> str:
     ('3/2', '2x+1', '')
     """
     plain = _PLAIN.fullmatch(answer)
-    text = _form(read(answer)) if plain is None else _lowest(*plain.groups())
+    text = _form(read(answer)) if plain is None else _lowest(*plain.groups(""))
     return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
 
 
-def _lowest(sign: str, whole: str, decimals: str | None, top: str | None, bottom: str | None) -> str:
+def _lowest(sign: str, whole: str, decimals: str, *fraction: str) -> str:
     """An integer, decimal or fraction in lowest terms, from its written parts: most answers are one, and this is quick."""
-    above, below = (int(top), int(bottom)) if top and bottom else (int(whole + (decimals or "")), 10 ** len(decimals or ""))
+    top, bottom, flat_top, flat_bottom = fraction
+    above, below = (int(whole + decimals), 10 ** len(decimals)) if whole else (int(top or flat_top), int(bottom or flat_bottom))
     common = gcd(above, below)
     sign = sign if above else ""
     return f"{sign}{above // common}" if below == common else f"{sign}{above // common}/{below // common}"
