@@ -32,6 +32,7 @@ class SourceConfig(Section):
     split: Split = Split.TRAIN  # which work the problems may be used for
     count: int = Field(default=0, ge=0)  # how many to take; 0 = all (a family needs a number)
     seed: int = 0  # of a generated family, and of the draw when `count` is below the size
+    last_number: bool = False  # a completion that marks no answer: its last formula or number counts (short-answer sets)
     base_only: bool = False  # only the base learns from these (elementary facts, say); the four stages never see them
     solutions: bool = False  # import the solutions that the data carries (worked ones, other models' traces) as teacher rollouts
 

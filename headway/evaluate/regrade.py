@@ -59,6 +59,7 @@ class _Row:
     place: int
     id: str
     reference: str
+    metadata: str
     text: str
     has_verdict: bool
     before: Verdict | None
@@ -78,7 +79,7 @@ def regrade(
     found, chance = Regraded(), random.Random(seed)
     total = _count(store, everything)
     for rows in _chunks(store, everything, against):
-        judged = verifier.judge_all([(row.reference, row.text) for row in rows])
+        judged = verifier.judge_all([(row.reference, row.text) for row in rows], [row.metadata for row in rows])
         verdicts = [verdict_of(row.id, VERIFIER, row.reference, one) for row, one in zip(rows, judged, strict=True)]
         new = [verdict for row, verdict in zip(rows, verdicts, strict=True) if not row.has_verdict]
         if new:
@@ -119,7 +120,7 @@ _ROWS = f"""
             ORDER BY v.verifier = '{VERIFIER}', TRY_CAST(regexp_extract(v.verifier, '@([0-9]+)', 1) AS INTEGER) DESC NULLS LAST,
                      v.verifier DESC, v.{PLACE}) = 1
     )
-    SELECT part.place, part.id, p.reference, part.text, part.has_verdict, e.verifier, e.outcome, e.reason, e.extracted
+    SELECT part.place, part.id, p.reference, p.metadata, part.text, part.has_verdict, e.verifier, e.outcome, e.reason, e.extracted
     FROM part JOIN problems p ON p.id = part.problem_id LEFT JOIN earlier e ON e.rollout_id = part.id
     ORDER BY part.place
 """
@@ -143,10 +144,11 @@ def _chunks(store: Store, everything: bool, against: str) -> Iterator[list[_Row]
                 place,
                 key,
                 reference,
+                metadata,
                 text,
                 has_verdict,
                 Verdict(key, verifier, Outcome(outcome), reason, extracted) if verifier else None,
             )
-            for place, key, reference, text, has_verdict, verifier, outcome, reason, extracted in rows
+            for place, key, reference, metadata, text, has_verdict, verifier, outcome, reason, extracted in rows
         ]
         last = rows[-1][0]

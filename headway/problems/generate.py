@@ -23,11 +23,12 @@ import difflib
 import json
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, replace
 from typing import Any
 
 from headway.config import SourceConfig
 from headway.errors import ConfigError, DataError
+from headway.problems.load import asking
 from headway.types import Problem, Split, content_id
 
 CHUNK = 1_000  # items drawn from one seed of a family; some families prepare all items of a seed in advance
@@ -66,7 +67,8 @@ def generate(source: SourceConfig) -> list[Problem]:
             continue
         repeats = 0
         seen.add(question)
-        problems.append(_problem(name, source.family, question, item, source.split))
+        problem = _problem(name, source.family, question, item, source.split)
+        problems.append(replace(problem, metadata=asking(problem.metadata, source)))
         if len(problems) == source.count:
             return problems
     raise DataError(

@@ -75,8 +75,13 @@ def problem_of(read: Row, convention: Convention, source: SourceConfig) -> Probl
         source.split,
         difficulty=read.difficulty,
         solution=read.solution,
-        metadata=read.metadata,
+        metadata=asking(read.metadata, source),
     )
+
+
+def asking(metadata: str, source: SourceConfig) -> str:
+    """A problem's metadata with what its source asks of the verifier."""
+    return json.dumps(json.loads(metadata) | {"last_number": True}, ensure_ascii=False) if source.last_number else metadata
 
 
 def numbered_rows(source: SourceConfig, columns: Collection[str] = COLUMNS) -> Iterator[tuple[str, RowOrError]]:

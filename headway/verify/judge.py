@@ -13,6 +13,7 @@ It does not know where rollouts are stored or what a reward is.
 from __future__ import annotations
 
 import atexit
+import json
 import os
 import re
 from collections.abc import Sequence
@@ -214,9 +215,13 @@ class Verifier:
         """Ends the worker processes; a later call starts new ones."""
         self.pool.close()
 
-    def judge_all(self, items: Sequence[tuple[str, str]]) -> list[Judgement]:
-        """One judgement for each (reference, text), in order. Raises HeadwayError when the slow path cannot start."""
-        return self.settle([_fast(reference, text, self.last_number) for reference, text in items])
+    def judge_all(self, items: Sequence[tuple[str, str]], metadata: Sequence[str] = ()) -> list[Judgement]:
+        """One judgement for each (reference, text), in order. Raises HeadwayError when the slow path cannot start.
+
+        `metadata`, where given, is the problems': one of a source that asks for it has its last number count.
+        """
+        asked = [self.last_number or _asks_last_number(one) for one in metadata] or [self.last_number] * len(items)
+        return self.settle([_fast(reference, text, one) for (reference, text), one in zip(items, asked, strict=True)])
 
     def settle(self, found: Sequence[Judgement | Open]) -> list[Judgement]:
         """The judgements of the fast path, with what it left open decided by the workers; each different pair once."""
@@ -230,7 +235,8 @@ class Verifier:
 
     def verdicts(self, pairs: Sequence[tuple[Problem, Rollout]]) -> list[Verdict]:
         """One verdict for each (problem, rollout), in order."""
-        judgements = self.judge_all([(problem.reference, rollout.text) for problem, rollout in pairs])
+        items = [(problem.reference, rollout.text) for problem, rollout in pairs]
+        judgements = self.judge_all(items, [problem.metadata for problem, _ in pairs])
         return [
             verdict_of(rollout.id, VERIFIER, problem.reference, found)
             for (problem, rollout), found in zip(pairs, judgements, strict=True)
@@ -252,6 +258,11 @@ class Verifier:
         if _refusal(text) == "too_large":
             return False
         return is_readable(shape) or (not _refusal(text) and self.pool.run([(text, text)])[0].word == "same")
+
+
+def _asks_last_number(metadata: str) -> bool:
+    """Whether a problem's source says `last_number`."""
+    return '"last_number"' in metadata and json.loads(metadata).get("last_number") is True
 
 
 def _close(open_: Open, result: Result) -> Judgement:

@@ -15,7 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from headway.config import SourceConfig
 from headway.errors import HeadwayError
+from headway.problems.load import load
 from headway.types import Outcome, Problem, Rollout, Split, StopReason
 from headway.verify import grade, workers
 from headway.verify.judge import VERIFIER, Verifier, judge
@@ -248,3 +250,19 @@ def test_grade_says_the_same_in_threads_and_in_forked_and_spawned_processes():
         with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context(method)) as processes:
             assert list(processes.map(grade, *zip(*SLOW, strict=True))) == expected, method
     assert [grade(*item) for item in SLOW] == expected
+
+
+def test_the_last_number_counts_where_a_problems_source_asks_for_it(tmp_path):
+    (tmp_path / "short.jsonl").write_text('{"question": "How many?", "answer": "7"}\n{"question": "Which?", "answer": "8"}\n')
+    found = {}
+    for asks in (False, True):
+        source = SourceConfig(data=str(tmp_path / "short.jsonl"), last_number=asks)
+        problems = load(source)
+        texts = ["First 3, so 7 remain", r"Not 8 but \boxed{5}"]
+        rollouts = [
+            Rollout.make(p.id, "teacher", 0, 0, "t", text, stop_reason=StopReason.STOP)
+            for p, text in zip(problems, texts, strict=True)
+        ]
+        with Verifier() as verifier:
+            found[asks] = [verdict.outcome for verdict in verifier.verdicts(list(zip(problems, rollouts, strict=True)))]
+    assert found == {False: [Outcome.NO_ANSWER, Outcome.WRONG], True: [Outcome.CORRECT, Outcome.WRONG]}
