@@ -19,6 +19,7 @@ from typing import Any
 import duckdb
 
 from headway.errors import StoreError
+from headway.store.combined import COUNTS, PLACE_FIRST
 from headway.store.queries import TEACHERS, VERIFIER
 from headway.store.store import Store
 
@@ -129,7 +130,7 @@ def holdings(store: Store, verifier: str = VERIFIER) -> Holdings:
     """Count everything in one version of the tables. StoreError in one line where they cannot be read."""
     with store.at(store.versions()).connect() as con:
         try:
-            con.execute(_SEEN, {"verifier": verifier})
+            con.execute(_SEEN.replace("{first}", PLACE_FIRST).replace("{counts}", COUNTS), {"verifier": verifier})
             con.execute(_RATES)
             authors = tuple(_author(row) for row in con.execute(_AUTHORS).fetchall())
             order = list(dict.fromkeys(author.sampler for author in authors))
@@ -169,8 +170,8 @@ _TABLES = ("problems", "rollouts", "verdicts")
 _SEEN = """
 CREATE TEMP TABLE seen AS
 WITH first AS (
-    SELECT hash(rollout_id) AS rollout, arg_min({'outcome': outcome, 'reason': reason}, place) AS said
-    FROM verdicts WHERE verifier = $verifier GROUP BY rollout
+    SELECT hash(rollout_id) AS rollout, arg_min({'outcome': outcome, 'reason': reason}, {first}) AS said
+    FROM verdicts WHERE {counts} GROUP BY rollout
 )
 SELECT r.place, hash(r.problem_id) AS problem, r.sampler,
        CASE WHEN starts_with(r.sampler, 'rl') THEN regexp_replace(r.policy, '@[0-9]+$', '') ELSE r.policy END AS policy,
