@@ -5,6 +5,7 @@ They only translate; the work is imported inside each verb.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -53,3 +54,46 @@ def judge(
     choice = choice_of(outcome or ["wrong"], references, sampler or [], source or [], reason or [], limit, control)
     settings = server_settings(base_url, model, max_cost, server or [])
     judge_store(Order(store_folder(store, run), settings, name, votes, attempts, seed, choice), as_json)
+
+
+@app.command()
+def augment(
+    data: Annotated[str, typer.Argument(metavar="DATA|STORE", help="Problems: a file, a folder of tables, or a run.")],
+    out: Annotated[Path, typer.Option("--out", help="The folder for the new table (OUT/store) and the logs.")],
+    kinds: Annotated[
+        str, typer.Option("--kind", help="Of answers, rephrase, self-verification, fobar; with commas.")
+    ] = "rephrase",
+    against: Annotated[
+        list[str] | None, typer.Option("--against", metavar="EVAL", help="Held-out problems; may be repeated.")
+    ] = None,
+    base_url: UrlOption = "",
+    model: ModelOption = "",
+    policy: Annotated[str, typer.Option("--policy", help="Its name in the table; default: the model's.")] = "",
+    problems: Annotated[int, typer.Option("--problems", min=0, help="How many problems; 0: all.")] = 0,
+    per_problem: Annotated[int, typer.Option("--per-problem", min=1, help="New ones of each problem and kind.")] = 1,
+    answers: Annotated[int, typer.Option("--answers", min=1, help="Tries at each new problem; most of them must agree.")] = 4,
+    rollouts: Annotated[int, typer.Option("--rollouts", "-n", min=1, help="Of each problem, for the kind answers.")] = 4,
+    temperature: Annotated[float, typer.Option("--temperature")] = 0.7,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Of one answer or rewrite.")] = 32_768,
+    instruction: Annotated[str | None, typer.Option("--instruction", help="Follows the question; default: a recipe's.")] = None,
+    seed: SeedOption = 0,
+    max_cost: CostOption = 0.0,
+    server: ServerOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make new training problems of old ones with a model; each enters only where its answers agree with the known one."""
+    from headway.config import ProblemsConfig
+    from headway.curate.augmenting import Wish
+    from headway.report.augmenting import Order
+    from headway.report.augmenting import augment as make
+    from headway.report.teacher import server_settings
+
+    wording = str(ProblemsConfig.model_fields["instruction"].default) if instruction is None else instruction
+    wish = Wish(tuple(kind.strip() for kind in kinds.split(",")), per_problem, answers, rollouts, policy, seed, wording)
+    settings = server_settings(base_url, model, max_cost, server or [])
+    settings = {"temperature": temperature, "max_tokens": max_tokens, **settings} if settings else {}
+    is_store = (
+        any((Path(data) / name).is_dir() for name in ("store", "problems/_delta_log")) or Path("runs", data, "store").is_dir()
+    )
+    store = store_folder(data, "") if is_store else None
+    make(Order(out, "" if is_store else data, store, tuple(against or ()), problems, settings, wish), as_json)

@@ -277,7 +277,7 @@ def _questions(store: Store, rows: Sequence[_Row]) -> list[Question | str]:
         problem = problems[row.problem_id]
         if len(problem.question) > LONGEST_QUESTION or len(problem.reference) > LONGEST_REFERENCE:
             found.append("problem too long")
-        elif why := refusal(row.answer, problem.reference):
+        elif why := refusal(row.answer, problem.reference, problem.question):
             found.append(f"not an answer: {why}")
         else:
             found.append(Question(problem.id, problem.question, problem.reference, shown(row.answer)))

@@ -64,6 +64,20 @@ class Spent:
     cost: float = 0.0
 
 
+def plus(one: Spent, other: Spent) -> Spent:
+    """Both together."""
+    counts = (one.prompt_tokens + other.prompt_tokens, one.completion_tokens + other.completion_tokens)
+    return Spent(*counts, one.cost + other.cost)
+
+
+def spent_in(folder: Path) -> Spent:
+    """What the replies below `folder` have used, all calls together."""
+    found = Spent()
+    for row in Metrics(folder / "replies.jsonl").rows():
+        found = plus(found, Spent(row["prompt_tokens"], row["completion_tokens"], row["cost"]))
+    return found
+
+
 class Replies:
     """The log of one model for one purpose. ConfigError where `folder` holds replies under other `settings`, or no key is set.
 
@@ -106,9 +120,7 @@ class Replies:
         """Of all calls."""
         found = Spent()
         for row in self.rows.values():
-            found.prompt_tokens += row.prompt_tokens
-            found.completion_tokens += row.completion_tokens
-            found.cost += row.cost
+            found = plus(found, Spent(row.prompt_tokens, row.completion_tokens, row.cost))
         return found
 
     async def _ask(self, asks: Iterable[Ask], done: int, total: int, show: Show) -> None:

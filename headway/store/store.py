@@ -24,7 +24,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import duckdb
 import pyarrow as pa
@@ -85,7 +85,7 @@ class Store:
         frozen = Store.__new__(Store)
         frozen.path, frozen._lock = self.path, self._lock
         frozen._pinned = {}
-        frozen._tables: dict[str, DeltaTable | None] = dict.fromkeys(TABLES)
+        frozen._tables = dict.fromkeys(TABLES, cast("DeltaTable | None", None))
         for name in [name for name in TABLES if name in versions or name not in LATER]:
             if name not in versions:
                 raise StoreError(f"versions lack {name}: a frozen selection names {', '.join(_ALWAYS)}")

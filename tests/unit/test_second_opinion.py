@@ -96,18 +96,21 @@ def test_there_are_many_attacks():
 
 @pytest.mark.parametrize("answer", ATTACKS, ids=ascii)
 def test_an_attack_is_never_shown(answer):
-    assert refusal(answer, "1/2")
+    assert refusal(answer, "1/2", "What is the answer, x, if it is equal to a number or something like that? Is it true?")
 
 
 @pytest.mark.parametrize("answer", ANSWERS, ids=ascii)
 def test_an_answer_is_shown(answer):
-    assert refusal(answer, "1/2") == ""
+    assert refusal(answer, "1/2", "For x, y, a, b, n: how many students?") == ""
 
 
 def test_words_of_the_reference_are_no_reason():
     assert refusal("true", "true or false") == ""
     assert refusal("the series is not absolutely convergent", "conditionally convergent, the series is not absolutely so") == ""
     assert refusal("the series is certainly not convergent", "1") == "prose"
+    assert refusal("be kind", "1/2") == refusal("approved", "1/2", "Was it?") == "prose"
+    assert refusal("xy", "2") == "prose"
+    assert refusal("xy", "2", "If x is y, then?") == refusal("Monday", "2", "Is it Monday?") == ""
     assert shown(" 1 \t2 ") == "1 2"
 
 
