@@ -97,3 +97,29 @@ def augment(
     )
     store = store_folder(data, "") if is_store else None
     make(Order(out, "" if is_store else data, store, tuple(against or ()), problems, settings, wish), as_json)
+
+
+@app.command("label")
+def label_problems(
+    store: StoreArgument = "",
+    run: RunOption = "",
+    by: Annotated[str, typer.Option("--by", help="model: domain and difficulty by a server's; or pass-rate.")] = "model",
+    base_url: UrlOption = "",
+    model: ModelOption = "",
+    name: NameOption = "",
+    sampler: Annotated[str, typer.Option("--sampler", help="Whose pass rates.")] = "teacher",
+    split: Annotated[str, typer.Option("--split", help="Only train, validation or heldout.")] = "",
+    problems: Annotated[int, typer.Option("--problems", min=0, help="How many problems; 0: all.")] = 0,
+    attempts: Annotated[int, typer.Option("--attempts", min=0, help="How often a reply that is no label is asked again.")] = 2,
+    seed: SeedOption = 0,
+    max_cost: CostOption = 0.0,
+    server: ServerOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Label problems with a domain and a difficulty, by a model or by pass rates, in a table beside them."""
+    from headway.report.labelling import Order, label_store
+    from headway.report.teacher import server_settings
+
+    settings = server_settings(base_url, model, max_cost, server or [])
+    order = Order(store_folder(store, run), by, settings, name, sampler, split, problems, attempts, seed)
+    label_store(order, as_json)

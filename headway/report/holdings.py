@@ -101,6 +101,16 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
+class LabelGroup:
+    """Problems that one labeller calls alike. Example: ``LabelGroup("model:m@1", "geometry", "high school", problems=120)``"""
+
+    labeller: str
+    domain: str
+    difficulty: str
+    problems: int
+
+
+@dataclass(frozen=True, slots=True)
 class Holdings:
     """All of it, samplers in the order in which they first wrote.
 
@@ -119,6 +129,7 @@ class Holdings:
     lengths: tuple[Lengths, ...]
     pass_rates: tuple[PassRates, ...]
     findings: tuple[Finding, ...]
+    labels: tuple[LabelGroup, ...] = ()
 
     @property
     def record(self) -> dict[str, Any]:
@@ -150,6 +161,7 @@ def holdings(store: Store, verifier: str = VERIFIER) -> Holdings:
                 tuple(sorted(lengths, key=lambda row: (row.unit, order.index(row.sampler)))),
                 tuple(sorted(rates, key=lambda row: order.index(row.sampler))),
                 tuple(_findings(con)),
+                tuple(LabelGroup(*row) for row in con.execute(_LABELS).fetchall()),
             )
         except duckdb.Error as error:
             raise StoreError(f"cannot read {store.path}: {str(error).splitlines()[0]}") from None
@@ -195,6 +207,12 @@ _AUTHORS = f"""
 SELECT sampler, policy, count(DISTINCT problem), count(*), count(*) FILTER (is_truncated), count(*) FILTER (outcome IS NULL),
        {", ".join(f"count(*) FILTER (outcome = '{outcome}')" for outcome in OUTCOMES)}
 FROM seen GROUP BY sampler, policy ORDER BY min(min(place)) OVER (PARTITION BY sampler), min(place)
+"""
+_LABELS = """
+SELECT labeller, said.domain, said.difficulty, count(*) AS n
+FROM (SELECT labeller, arg_max({'domain': domain, 'difficulty': difficulty, 'value': value}, place) AS said
+      FROM labels GROUP BY labeller, problem_id)
+GROUP BY ALL ORDER BY labeller, said.domain, min(said.value), said.difficulty
 """
 _REASONS = f"""
 SELECT outcome, reason, count(*) AS n FROM seen WHERE outcome <> 'correct'
