@@ -35,4 +35,6 @@ def check_verifier(store: Store, verifier: str) -> None:
     for name in verifier.split(JOIN):
         if name not in known:
             some = ", ".join(sorted(known)) or "nobody"
-            raise StoreError(f"verifier = {verifier!r}: the table has no verdict by {name!r}; it has some by {some}")
+            raise StoreError(
+                f"verifier = {verifier!r}: the table has no verdict by {name!r}; it has some by {some}; `headway judge` adds some"
+            )

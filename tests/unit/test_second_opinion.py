@@ -16,6 +16,8 @@ from headway import cli
 from headway.curate.canary import canaries
 from headway.curate.judging import decide
 from headway.curate.opinion import Question, code_of, read_vote, refusal, shown, vote_messages
+from headway.errors import StoreError
+from headway.store.combined import check_verifier
 from headway.store.labels import pass_counts
 from headway.store.queries import dpo_pairs, midtrain_examples
 from headway.store.store import Store
@@ -276,6 +278,15 @@ def test_killed_again_and_again_no_vote_is_lost_or_asked_twice(tmp_path, capsys)
         requests = (17 + len(canaries(""))) * 3
         assert requests <= len(server.bodies) <= requests + 2 * 4  # what was in flight at a kill is asked again, and nothing else
     assert len(opinions(tmp_path)) == 12
+
+
+def test_a_name_that_has_judged_nothing_is_refused(tmp_path):
+    store = usual(tmp_path)
+    check_verifier(store, "rules@1")
+    with pytest.raises(
+        StoreError, match="the table has no verdict by 'judge:m@1'; it has some by rules@1; `headway judge` adds some"
+    ):
+        check_verifier(store, "rules@1+judge:m@1")
 
 
 def test_what_is_wrong_is_said_in_one_line(tmp_path, capsys):
