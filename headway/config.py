@@ -253,6 +253,7 @@ class Recipe(Section):
     seed: int = Field(default=0, ge=0)
     threads: int = Field(default=0, ge=0)  # CPU threads; 0 = all cores
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    verifier: str = Field(default="rules@1", min_length=1)  # whose verdicts the stages' selections go by; see docs/judge.md
     problems: ProblemsConfig
     model: ModelConfig = ModelConfig()
     teacher: TeacherConfig = TeacherConfig()

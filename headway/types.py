@@ -1,6 +1,6 @@
 """The nouns that flow through Headway: frozen records, each with a worked example.
 
-    Problem --sample--> Rollout --judge--> Verdict         (three tables: problems, rollouts, verdicts)
+    Problem --sample--> Rollout --judge--> Verdict         (three tables: problems, rollouts, verdicts; Label beside Problem)
     queries: Rollouts and Verdicts --> Example | Pair | Problem, each with a Funnel
     engine:  Request --> Completion                        (token ids only)
 
@@ -145,6 +145,23 @@ class Verdict:
     extracted: str = ""
     parsed: str = ""
     parsed_reference: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """What one labeller says of one problem: a domain, a difficulty, or both. It lies beside the problem, which stays.
+
+    Example: ``Label("9f…", "model:qwen3-32b@1", domain="geometry", difficulty="high school", value=3.0)``
+
+    `difficulty` is a word of the labeller's own scale and `value` its number, compared only among labels of one labeller;
+    `domain` is "" where the labeller gives none. Of several of one (problem, labeller) the newest counts.
+    """
+
+    problem_id: str
+    labeller: str
+    domain: str = ""
+    difficulty: str = ""
+    value: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,10 +76,10 @@ def pass_rate(correct: int, judged: int, prior: tuple[float, float] = (JEFFREYS,
 
 
 @dataclass(frozen=True, slots=True)
-class Label:
+class Opinion:
     """What a model says of a problem: a word of DOMAINS and a level from 1 (one step) to 5 (olympiad).
 
-    Example: ``Label("geometry", 3)``
+    Example: ``Opinion("geometry", 3)``
     """
 
     domain: str
@@ -105,7 +105,7 @@ _FENCE = re.compile(r"\A```(?:json)?\s*(.*?)\s*```\Z", re.DOTALL)
 _THOUGHT = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
 
 
-def read_label(text: str) -> Label | None:
+def read_label(text: str) -> Opinion | None:
     """The label that a reply gives, or None for everything that is not exactly one.
 
     Accepted is one JSON object with the fields `domain` (a word of DOMAINS) and `level` (a whole number from 1 to 5), in a code
@@ -125,7 +125,7 @@ def read_label(text: str) -> Label | None:
     domain, level = found["domain"], found["level"]
     if not isinstance(domain, str) or domain not in DOMAINS or type(level) is not int or not 1 <= level <= 5:
         return None
-    return Label(domain, level)
+    return Opinion(domain, level)
 
 
 def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:

@@ -19,6 +19,7 @@ from typing import Any
 import duckdb
 
 from headway.errors import StoreError
+from headway.store.combined import COUNTS, PLACE_FIRST
 from headway.store.queries import TEACHERS, VERIFIER
 from headway.store.store import Store
 
@@ -100,6 +101,16 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
+class LabelGroup:
+    """Problems that one labeller calls alike. Example: ``LabelGroup("model:m@1", "geometry", "high school", problems=120)``"""
+
+    labeller: str
+    domain: str
+    difficulty: str
+    problems: int
+
+
+@dataclass(frozen=True, slots=True)
 class Holdings:
     """All of it, samplers in the order in which they first wrote.
 
@@ -118,6 +129,7 @@ class Holdings:
     lengths: tuple[Lengths, ...]
     pass_rates: tuple[PassRates, ...]
     findings: tuple[Finding, ...]
+    labels: tuple[LabelGroup, ...] = ()
 
     @property
     def record(self) -> dict[str, Any]:
@@ -129,7 +141,7 @@ def holdings(store: Store, verifier: str = VERIFIER) -> Holdings:
     """Count everything in one version of the tables. StoreError in one line where they cannot be read."""
     with store.at(store.versions()).connect() as con:
         try:
-            con.execute(_SEEN, {"verifier": verifier})
+            con.execute(_SEEN.replace("{first}", PLACE_FIRST).replace("{counts}", COUNTS), {"verifier": verifier})
             con.execute(_RATES)
             authors = tuple(_author(row) for row in con.execute(_AUTHORS).fetchall())
             order = list(dict.fromkeys(author.sampler for author in authors))
@@ -149,6 +161,7 @@ def holdings(store: Store, verifier: str = VERIFIER) -> Holdings:
                 tuple(sorted(lengths, key=lambda row: (row.unit, order.index(row.sampler)))),
                 tuple(sorted(rates, key=lambda row: order.index(row.sampler))),
                 tuple(_findings(con)),
+                tuple(LabelGroup(*row) for row in con.execute(_LABELS).fetchall()),
             )
         except duckdb.Error as error:
             raise StoreError(f"cannot read {store.path}: {str(error).splitlines()[0]}") from None
@@ -169,8 +182,8 @@ _TABLES = ("problems", "rollouts", "verdicts")
 _SEEN = """
 CREATE TEMP TABLE seen AS
 WITH first AS (
-    SELECT hash(rollout_id) AS rollout, arg_min({'outcome': outcome, 'reason': reason}, place) AS said
-    FROM verdicts WHERE verifier = $verifier GROUP BY rollout
+    SELECT hash(rollout_id) AS rollout, arg_min({'outcome': outcome, 'reason': reason}, {first}) AS said
+    FROM verdicts WHERE {counts} GROUP BY rollout
 )
 SELECT r.place, hash(r.problem_id) AS problem, r.sampler,
        CASE WHEN starts_with(r.sampler, 'rl') THEN regexp_replace(r.policy, '@[0-9]+$', '') ELSE r.policy END AS policy,
@@ -194,6 +207,12 @@ _AUTHORS = f"""
 SELECT sampler, policy, count(DISTINCT problem), count(*), count(*) FILTER (is_truncated), count(*) FILTER (outcome IS NULL),
        {", ".join(f"count(*) FILTER (outcome = '{outcome}')" for outcome in OUTCOMES)}
 FROM seen GROUP BY sampler, policy ORDER BY min(min(place)) OVER (PARTITION BY sampler), min(place)
+"""
+_LABELS = """
+SELECT labeller, said.domain, said.difficulty, count(*) AS n
+FROM (SELECT labeller, arg_max({'domain': domain, 'difficulty': difficulty, 'value': value}, place) AS said
+      FROM labels GROUP BY labeller, problem_id)
+GROUP BY ALL ORDER BY labeller, said.domain, min(said.value), said.difficulty
 """
 _REASONS = f"""
 SELECT outcome, reason, count(*) AS n FROM seen WHERE outcome <> 'correct'

@@ -66,6 +66,9 @@ def _problems(found: Holdings, console: Console) -> None:
         (family, f"{sum(count for *_, count in bins):,}", amount(bins[0][0]), amount(bins[-1][1]), sparks([n for *_, n in bins]))
         for family, bins in found.difficulties.items()
     ]
+    labels = [(group.labeller, group.domain, group.difficulty, f"{group.problems:,}") for group in found.labels]
+    if labels:
+        _table("Problems by label", ("labeller", "domain", "difficulty", "problems"), labels, console, num_words=3)
     if rows:
         _table("Problems by difficulty, from the lowest to the highest", ("family", "problems", "from", "to", ""), rows, console)
 

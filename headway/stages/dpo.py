@@ -44,6 +44,7 @@ def learn_preferences(work: Workspace) -> Fitted:
         across_samplers=config.across_samplers,
         pair_by=config.pair_by,
         max_length_ratio=config.max_length_ratio,
+        verifier=work.recipe.verifier,
     )
     selected = list(selection.rows)
     found = document_pairs(work, selected)

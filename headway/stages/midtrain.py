@@ -28,7 +28,7 @@ def midtrain(work: Workspace) -> Fitted:
     """Train the policy in place; the notes hold the best validation step and loss."""
     config = work.recipe.midtrain
     assert config is not None
-    selection = midtrain_examples(work.table("midtrain"))
+    selection = midtrain_examples(work.table("midtrain"), verifier=work.recipe.verifier)
     examples = list(selection.rows)
     pairs = zip(examples, work.documents(examples, config.train_on_prompt), strict=True)
     found = {example.rollout_id: document for example, document in pairs if len(document.ids) <= config.seq_len}

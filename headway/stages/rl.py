@@ -44,6 +44,7 @@ def reinforce(work: Workspace) -> Fitted:
         exclude=work.base_only(),
         sampler="" if config.pool == "all" else "dpo",
         keep_all_wrong=config.pool == "unsolved",
+        verifier=work.recipe.verifier,
     )
     problems = list(selection.rows)
     if config.uniform_length:

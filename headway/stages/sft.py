@@ -60,6 +60,7 @@ def _selected(work: Workspace, config: SftConfig) -> Selection[Example]:
             high=limo.solved_high,
             tries=limo.tries,
             max_examples=config.max_examples or 800,
+            verifier=work.recipe.verifier,
         )
     return sft_examples(
         table,
@@ -69,4 +70,5 @@ def _selected(work: Workspace, config: SftConfig) -> Selection[Example]:
         max_examples=config.max_examples,
         seed=work.recipe.seed,
         by=config.balance,
+        verifier=work.recipe.verifier,
     )

@@ -15,6 +15,8 @@ from headway.model.tokenizer import Tokenizer
 from headway.model.transformer import Decoder
 from headway.runs import Run
 from headway.sample import Plan, Sampler, chunk_of, rollouts_of, verdicts_of
+from headway.store.binned import VERIFIER
+from headway.store.combined import check_verifier
 from headway.store.rows import Selection
 from headway.store.store import Store
 from headway.train.batching import Document
@@ -72,8 +74,11 @@ class Workspace:
         """The rollout table as the stage's query must read it: where it was frozen, the versions of then.
 
         So a stage that is resumed selects what it selected, however the table has grown since (RL adds to it itself).
+        StoreError where the recipe names a verifier that has judged nothing yet.
         """
         kept = self.run.frozen(stage)
+        if kept is None and self.recipe.verifier != VERIFIER:
+            check_verifier(self.store, self.recipe.verifier)
         return self.store if kept is None else self.store.at(kept["versions"])
 
     def freeze(self, stage: str, selection: Selection[Any], ids: Sequence[str], too_long: int = 0, **report: Any) -> None:

@@ -2,8 +2,9 @@
 
     rollouts --semi join--> on TRAINABLE problems --left join--> verdicts of one verifier --> judged --> binned
 
-The first verdict of the verifier counts. A bin is NULL where the rollout is correct, whole, and not a text that its problem has
-already; texts are compared by `text_key`. DuckDB does the work in bounded memory, and no text is read.
+The first verdict of the verifier counts; `combined` says what several named together mean. A bin is NULL where the rollout is
+correct, whole, and not a text that its problem has already; texts are compared by `text_key`. DuckDB does the work in bounded
+memory, and no text is read.
 
 This file does not know what the rows are selected for.
 """
@@ -22,6 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from headway.errors import StoreError
+from headway.store.combined import COUNTS, PLACE_FIRST
 from headway.store.store import Store
 
 TRAINABLE = "split = 'train'"
@@ -35,7 +37,7 @@ SELECT r.place, r.problem_id, r.sampler, r.policy, r.step, r."index", r.text_key
        r.stop_reason = 'length' AS is_truncated
 FROM rollouts r
 SEMI JOIN (SELECT id FROM problems WHERE {TRAINABLE}) p ON r.problem_id = p.id
-LEFT JOIN (SELECT rollout_id, arg_min(outcome, place) AS outcome FROM verdicts WHERE verifier = $verifier GROUP BY ALL) v
+LEFT JOIN (SELECT rollout_id, arg_min(outcome, {PLACE_FIRST}) AS outcome FROM verdicts WHERE {COUNTS} GROUP BY ALL) v
     ON v.rollout_id = r.id
 WHERE list_contains($samplers::VARCHAR[], r.sampler) AND ($step IS NULL OR r.step = $step::BIGINT)
 """

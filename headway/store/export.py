@@ -32,6 +32,7 @@ import pyarrow.parquet
 from headway.durable import write_file_atomic
 from headway.errors import ConfigError, StoreError
 from headway.store.binned import TRAINABLE, VERIFIER
+from headway.store.combined import COUNTS, PLACE_FIRST
 from headway.store.queries import dpo_pairs
 from headway.store.store import Store
 from headway.types import Funnel, Split
@@ -150,8 +151,8 @@ def _type(name: str, kind: str, form: Form) -> pa.DataType:
 _CHOSEN = """
 CREATE TEMP TABLE chosen AS
 WITH first AS (
-    SELECT rollout_id, arg_min({'outcome': outcome, 'reason': reason, 'extracted': extracted}, place) AS said
-    FROM verdicts WHERE verifier = $verifier GROUP BY rollout_id
+    SELECT rollout_id, arg_min({'outcome': outcome, 'reason': reason, 'extracted': extracted}, {first}) AS said
+    FROM verdicts WHERE {counts} GROUP BY rollout_id
 ), seen AS (
     SELECT r.place, r.problem_id, first.said, r.characters AS size, r.text_key, r.stop_reason, p.split
     FROM rollouts r JOIN problems p ON p.id = r.problem_id LEFT JOIN first ON first.rollout_id = r.id
@@ -184,7 +185,8 @@ def _choose(
         where, bins, given["ids"] = "r.id IN (SELECT unnest($ids::VARCHAR[]))", "NULL", list(ids)
     if split is not None:
         where, given["split"] = f"{where} AND p.split = $split", split.value
-    con.execute(_CHOSEN.replace("{where}", where).replace("{bin}", bins), given)
+    chosen = _CHOSEN.replace("{first}", PLACE_FIRST).replace("{counts}", COUNTS)
+    con.execute(chosen.replace("{where}", where).replace("{bin}", bins), given)
     dropped = Counter(dict(con.execute("SELECT bin, count(*) FROM chosen WHERE bin IS NOT NULL GROUP BY bin").fetchall()))
     con.execute("DELETE FROM chosen WHERE bin IS NOT NULL")
     if ids is None and split is None and kind == "rollouts":

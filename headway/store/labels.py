@@ -16,13 +16,14 @@ import duckdb
 import pyarrow as pa
 
 from headway.errors import StoreError
+from headway.store.combined import COUNTS, PLACE_FIRST
 from headway.store.queries import VERIFIER
 from headway.store.store import Store
 
-_COUNTS = """
+_COUNTS = f"""
 SELECT r.problem_id, count(*)::BIGINT AS n, count(*) FILTER (WHERE v.outcome = 'correct')::BIGINT AS correct
 FROM (SELECT id, problem_id FROM rollouts WHERE list_contains($samplers::VARCHAR[], sampler)) r
-JOIN (SELECT rollout_id, arg_min(outcome, place) AS outcome FROM verdicts WHERE verifier = $verifier GROUP BY ALL) v
+JOIN (SELECT rollout_id, arg_min(outcome, {PLACE_FIRST}) AS outcome FROM verdicts WHERE {COUNTS} GROUP BY ALL) v
     ON v.rollout_id = r.id
 WHERE v.outcome <> 'unverifiable'
 GROUP BY r.problem_id ORDER BY r.problem_id

@@ -26,6 +26,7 @@ import numpy as np
 import pyarrow as pa
 
 from headway.store.binned import ORDER, TRAINABLE, VERIFIER, Binned
+from headway.store.combined import COUNTS, PLACE_FIRST
 from headway.store.pairing import BEGINNING, PairRule, Sides, pair_up
 from headway.store.rows import Examples, Pairs, Selection
 from headway.store.selection import Balance, Traits, balance, content_cells
@@ -50,8 +51,9 @@ _SIDES = f"""CREATE TEMP TABLE sides AS
            dense_rank() OVER (ORDER BY problem_id, sampler, policy) AS author
     FROM {_SIDED} SEMI JOIN owners USING ({{author}}) WHERE is_right OR is_wrong WINDOW w AS ({_BY})"""
 _SHARE = "CASE WHEN is_right OR answer = '' THEN 0 ELSE count(*) OVER (PARTITION BY problem, is_right, answer) END"
-_ANSWERS = """LEFT JOIN (SELECT rollout_id, arg_min(coalesce(nullif(parsed, ''), extracted), place) AS answer FROM verdicts
-                         WHERE verifier = $verifier GROUP BY ALL) v ON v.rollout_id = r.id"""
+_ANSWERS = f"""LEFT JOIN (SELECT rollout_id, arg_min(coalesce(nullif(parsed, ''), extracted), {PLACE_FIRST}) AS answer
+                          FROM verdicts
+                          WHERE {COUNTS} GROUP BY ALL) v ON v.rollout_id = r.id"""
 
 
 def midtrain_examples(store: Store, samplers: Sequence[str] = TEACHERS, *, verifier: str = VERIFIER) -> Selection[Example]:

@@ -1,6 +1,6 @@
-"""The columns of the three tables, declared once: from the records of `types`. Everything else is derived from them.
+"""The columns of the tables, declared once: from the records of `types`. Everything else is derived from them.
 
-    Problem, Rollout, Verdict --> TABLES --> pyarrow schema, rows both ways, docs/store.md
+    Problem, Rollout, Verdict, Label --> TABLES --> pyarrow schema, rows both ways, docs/store.md
 
 Beside a record's fields each table has `place`: the row's number in its table (0, 1, 2, ... in the order of writing). A rollout's
 text is also measured once, when it is written (`derived` columns), so that a query over millions of rollouts reads no text that
@@ -25,7 +25,7 @@ import pyarrow as pa
 
 from headway.errors import StoreError
 from headway.store.selection import repetition
-from headway.types import Problem, Rollout, Verdict
+from headway.types import Label, Problem, Rollout, Verdict
 
 PLACE = "place"
 HEAVY = ("token_ids", "logprobs")  # read only when asked for
@@ -72,12 +72,22 @@ _MEANING: dict[str, dict[str, str]] = {
         "parsed": "how the verifier read that answer: a value in lowest terms, or plain notation; `?` before what it cannot read",
         "parsed_reference": "how it read the problem's reference",
     },
+    "labels": {
+        PLACE: "number of the row in the table, from 0, in the order of writing",
+        "problem_id": "`problems.id`",
+        "labeller": "name@version: `model:NAME@1`, or `pass-rate:SAMPLER@1`",
+        "domain": "a word of the labeller's list, or empty",
+        "difficulty": "a word of the labeller's scale, or empty",
+        "value": "the same as a number: a level from 1 to 5, or the mean of a pass rate's posterior",
+    },
 }
 
 _ABOUT = {
     "problems": "One row a problem. A problem that is added again is kept once: the first one stays.",
     "rollouts": "One row a sampled or imported solution. Rows never change.",
     "verdicts": "One row for what one verifier says of one rollout.",
+    "labels": "One row for what one labeller says of one problem; of several the newest counts. It is made with the first "
+    "label: most stores have none.",
 }
 
 
@@ -209,9 +219,9 @@ def _table(name: str, record: type) -> Table:
     return Table(name, record, tuple(columns), derived)
 
 
-TABLES = types.MappingProxyType(
-    {table.name: table for table in (_table("problems", Problem), _table("rollouts", Rollout), _table("verdicts", Verdict))}
-)
+_RECORDS = {"problems": Problem, "rollouts": Rollout, "verdicts": Verdict, "labels": Label}
+TABLES = types.MappingProxyType({name: _table(name, record) for name, record in _RECORDS.items()})
+LATER = ("labels",)  # made when the first row comes: stores and frozen selections without them have none
 
 
 def markdown() -> str:
@@ -219,9 +229,9 @@ def markdown() -> str:
     parts = [
         "# The table of rollouts",
         "",
-        "Every solution that was ever sampled is a row; verdicts are attached, never merged in. A run keeps the three tables in",
+        "Every solution that was ever sampled is a row; verdicts are attached, never merged in. A run keeps its tables in",
         "`runs/NAME/store/`, each a Delta table on Parquet. `headway sql \"SELECT ...\"` reads them as the views `problems`,",
-        "`rollouts` and `verdicts`. This page is generated from `headway/store/schema.py`.",
+        "`rollouts`, `verdicts` and `labels`. This page is generated from `headway/store/schema.py`.",
     ]  # fmt: skip
     for table in TABLES.values():
         parts += ["", f"## {table.name}", "", _ABOUT[table.name], "", "| column | type | meaning |", "| --- | --- | --- |"]

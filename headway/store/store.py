@@ -1,4 +1,4 @@
-"""The store: problems, rollouts and verdicts as three Delta tables on Parquet, written by batch, read with DuckDB.
+"""The store: problems, rollouts, verdicts and labels as Delta tables on Parquet, written by batch, read with DuckDB.
 
     append   batch name + rows --> one Parquet file and one commit; a batch that is there already is a no-op
     read     the files of one version --> DuckDB views --> records, or Arrow for `sql`
@@ -16,15 +16,11 @@ This file does not know what the rows are for: the data sets are in `queries`. I
 
 from __future__ import annotations
 
-import itertools
-import os
-import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import duckdb
 import pyarrow as pa
@@ -32,21 +28,21 @@ from deltalake import CommitProperties, DeltaTable, Transaction, WriterPropertie
 from deltalake.exceptions import CommitFailedError, DeltaError
 
 from headway.errors import StoreError
-from headway.store.schema import HEAVY, PLACE, TABLES
-from headway.types import Problem, Rollout, Split, Verdict, content_id
+from headway.store.connection import connect
+from headway.store.schema import HEAVY, LATER, PLACE, TABLES
+from headway.types import Label, Problem, Rollout, Split, Verdict, content_id
 
 _ROWS = "rows"  # application transaction whose version is the table's number of rows
 _SETTINGS = {"delta.enableExpiredLogCleanup": "false", "delta.logRetentionDuration": "interval 36500 days"}
-_CONNECTIONS = itertools.count()
 _UNFIT = set("[]^|\\\n\r\t")  # the table engine takes a path for a URL and dies of these
-_MEMORY = "5GB"  # what one query may hold; it spills to disk beyond
 _LARGE = 256 * 2**20  # bytes of a file after `compact`
 _SORTING = 2**30  # bytes that it may hold; it spills to disk beyond
+_ALWAYS = [name for name in TABLES if name not in LATER]
 _TRIES = 100  # of a commit, when other writers keep being faster
 
 
 class Store:
-    """The three tables under one folder.
+    """The tables under one folder.
 
     >>> store = Store("runs/tiny/store")                  # doctest: +SKIP
     >>> store.add_problems(problems, "problems")          # doctest: +SKIP
@@ -62,12 +58,14 @@ class Store:
         self.path = Path(path).absolute()
         self._pinned: dict[str, int] | None = None
         self._lock = threading.RLock()  # a handle must not move on between a look at it and its commit
-        self._tables = {name: self._open(name, create) for name in TABLES}
+        self._tables = {name: self._open(name, create and name not in LATER) for name in TABLES}
 
-    def _open(self, name: str, create: bool) -> DeltaTable:
+    def _open(self, name: str, create: bool) -> DeltaTable | None:
         folder = self.path / name
         try:
             if not DeltaTable.is_deltatable(str(folder)):
+                if not create and name in LATER:
+                    return None
                 if not create:
                     raise StoreError(f"{self.path} holds no table of {name}; a run's table lies in runs/NAME/store")
                 folder.mkdir(parents=True, exist_ok=True)
@@ -82,10 +80,11 @@ class Store:
         """The store as it was at `versions()`: read only."""
         frozen = Store.__new__(Store)
         frozen.path, frozen._lock = self.path, self._lock
-        frozen._pinned, frozen._tables = {}, {}
-        for name in TABLES:
+        frozen._pinned = {}
+        frozen._tables = dict.fromkeys(TABLES, cast("DeltaTable | None", None))
+        for name in [name for name in TABLES if name in versions or name not in LATER]:
             if name not in versions:
-                raise StoreError(f"versions lack {name}: a frozen selection names {', '.join(TABLES)}")
+                raise StoreError(f"versions lack {name}: a frozen selection names {', '.join(_ALWAYS)}")
             try:
                 frozen._tables[name] = DeltaTable(str(self.path / name), version=versions[name])
             except (DeltaError, OSError, OverflowError) as error:
@@ -107,9 +106,13 @@ class Store:
         """Append verdicts in the given order. Returns how many rows were written: none if the batch is there; atomic."""
         return self._append("verdicts", verdicts, batch)
 
+    def add_labels(self, labels: Sequence[Label], batch: str = "") -> int:
+        """Append labels in the given order. Returns how many rows were written: none if the batch is there; atomic."""
+        return self._append("labels", labels, batch)
+
     def has_batch(self, table: str, batch: str) -> bool:
-        """Whether `table` ("problems", "rollouts", "verdicts") holds the batch."""
-        return self._now(table).transaction_version(_app(batch)) is not None
+        """Whether `table` ("problems", "rollouts", "verdicts", "labels") holds the batch."""
+        return (found := self._now(table)) is not None and found.transaction_version(_app(batch)) is not None
 
     def _append(self, name: str, records: Sequence[Any], batch: str) -> int:
         """One commit with the batch's rows. A batch without a name is named by its content."""
@@ -118,7 +121,9 @@ class Store:
         batch = batch or content_id(*records)
         with self._lock:
             for attempt in range(_TRIES):
-                table = self._now(name)
+                table = self._now(name) or self._open(name, create=True)
+                assert table is not None
+                self._tables[name] = table
                 if table.transaction_version(_app(batch)) is not None:
                     return 0
                 version, first = table.version(), table.transaction_version(_ROWS) or 0
@@ -157,7 +162,8 @@ class Store:
         counts: dict[str, tuple[int, int]] = {}
         for name in TABLES:
             with self._lock:
-                table = self._now(name)
+                if (table := self._now(name)) is None:
+                    continue
                 before = len(table.file_uris())
                 try:
                     sizes = pa.table(table.get_add_actions(flatten=True)).column("size_bytes").to_pylist()
@@ -222,6 +228,11 @@ class Store:
         """All verdicts of one rollout."""
         return self.verdicts(rollout_ids=[rollout_id])
 
+    def labels(self, labeller: str | None = None) -> list[Label]:
+        """The labels, in the order of the table; of one (problem, labeller) the newest alone."""
+        found = self._records("labels", {"labeller": labeller})
+        return list({(label.problem_id, label.labeller): label for label in found}.values())
+
     def find(self, id_prefix: str) -> Problem | Rollout:
         """The one problem or rollout (with its tokens) whose id begins so. StoreError where there is none or several."""
         prefix = id_prefix.strip().lower()
@@ -240,7 +251,7 @@ class Store:
         return self._records(name, {"id": key})[0]
 
     def sql(self, query: str, values: Sequence[Any] = ()) -> pa.Table:
-        """The rows of one SELECT over the views `problems`, `rollouts` and `verdicts` (docs/store.md); `values` are its `?`.
+        """The rows of one SELECT over `problems`, `rollouts`, `verdicts`, `labels` (docs/store.md); `values` are its `?`.
 
         It can read nothing else: no other file, no network, no writing, no settings. A bad query is a one-line StoreError.
         """
@@ -257,7 +268,7 @@ class Store:
         """The version of each table now (or the frozen ones). `at` opens them again."""
         if self._pinned is not None:
             return dict(self._pinned)
-        return {name: self._now(name).version() for name in TABLES}
+        return {name: table.version() for name in TABLES if (table := self._now(name)) is not None}
 
     def connect(self, *, ordered: bool = True) -> duckdb.DuckDBPyConnection:
         """A DuckDB connection whose views are the tables' rows now, shut off from everything else. For `queries`.
@@ -265,54 +276,20 @@ class Store:
         Its own memory may hold temporary tables; they end with it. Close it, or use it in a `with`. Without `ordered`, rows
         come in any order where a query asks for none, which takes less memory.
         """
-        con = duckdb.connect(":memory:")
+        files = {name: self.files(name) for name in TABLES}
         try:
-            con.execute(f"SET preserve_insertion_order = {ordered}")
-            self._make_views(con)
+            return connect(self.path, files, ordered)
         except duckdb.Error as error:
-            con.close()
             raise StoreError(f"cannot read {self.path}: {_line(error)}") from None
-        return con
 
-    def _make_views(self, con: duckdb.DuckDBPyConnection) -> None:
-        con.execute(f"SET memory_limit = '{_MEMORY}'")
-        con.execute(f"SET temp_directory = {_literal(str(self._spill()))}")
-        con.execute("SET streaming_buffer_size = '32MB'")  # a query goes on while its rows are looked at
-        con.execute("SET python_enable_replacements = false")
-        con.execute("SET autoload_known_extensions = false")
-        con.execute("SET autoinstall_known_extensions = false")
-        allowed: list[str] = []
-        for name, table in TABLES.items():
-            files = self.files(name)
-            allowed += files
-            if files:
-                columns = ", ".join(f'"{column.name}"' for column in table.columns)
-                con.execute(f"CREATE VIEW {name} AS SELECT {columns} FROM read_parquet({_literals(files)})")
-            else:
-                con.register(name, table.schema.empty_table())
-        con.execute(f"SET allowed_paths = {_literals(allowed)}")
-        con.execute("SET enable_external_access = false")
-        con.execute("SET lock_configuration = true")
-
-    def _spill(self) -> Path:
-        """A folder of this connection alone for what exceeds the memory; DuckDB makes it when needed and removes it.
-
-        It lies beside the tables, where there is room for large things (a temporary folder may be memory). What a killed process
-        left is removed.
-        """
-        for left in self.path.glob(".spill-*-*"):
-            owner = left.name.split("-")[1]
-            if Path("/proc/self").exists() and not Path(f"/proc/{owner}").exists():
-                shutil.rmtree(left, ignore_errors=True)
-        place = self.path / ".spill" if os.access(self.path, os.W_OK) else Path(tempfile.gettempdir()) / "headway-spill"
-        return place.with_name(f"{place.name}-{os.getpid()}-{next(_CONNECTIONS)}")
-
-    def _now(self, name: str) -> DeltaTable:
-        """The table at its newest version, or at the frozen one."""
+    def _now(self, name: str) -> DeltaTable | None:
+        """The table at its newest version, or at the frozen one; None for one of LATER that nobody has made yet."""
         if name not in TABLES:
             raise StoreError(f"there is no table {name!r}: the tables are {', '.join(TABLES)}")
         table = self._tables[name]
-        if self._pinned is None:
+        if table is None and self._pinned is None:
+            table = self._tables[name] = self._open(name, create=False)
+        if table is not None and self._pinned is None:
             try:
                 with self._lock:
                     table.update_incremental()
@@ -323,7 +300,8 @@ class Store:
     def files(self, name: str) -> list[str]:
         """The Parquet files of the table, in the order of their rows."""
         with self._lock:
-            table = self._now(name)
+            if (table := self._now(name)) is None:
+                return []
             added = pa.table(table.get_add_actions(flatten=True)).select(["path", "num_records", f"min.{PLACE}"])
             total = table.transaction_version(_ROWS) or 0
         rows = sorted((row for row in added.to_pylist() if row["num_records"]), key=lambda row: row[f"min.{PLACE}"])
@@ -377,11 +355,3 @@ def _app(batch: str) -> str:
 def _line(error: Exception) -> str:
     """The first line of a library's message."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
-
-
-def _literals(texts: Sequence[str]) -> str:
-    return "[" + ", ".join(_literal(text) for text in texts) + "]"

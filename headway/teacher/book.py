@@ -42,7 +42,7 @@ class Book:
         self._store, self._verifier = store, verifier
         folder.mkdir(parents=True, exist_ok=True)
         sweep(folder)
-        self._agree(settings)
+        agree(folder, policy, settings)
         self._journal = Journal(folder)
         self._problems: dict[str, Problem] = {}
         self._thread = ThreadPoolExecutor(1, "teacher-table")
@@ -99,20 +99,6 @@ class Book:
             bins["kept" if row is not None and row.state == "kept" else reason] += 1
         kept = bins.pop("kept", 0)
         return Funnel(f"teacher {self.policy}", len(keys), kept, dict(sorted(bins.items())))
-
-    def _agree(self, settings: Mapping[str, Any]) -> None:
-        """The settings of the policy's first call, or a refusal that names the first difference."""
-        path = self.folder / "settings.json"
-        if not path.exists():
-            write_json(path, {"policy": self.policy, **settings})
-            return
-        before = read_json(path)
-        for name, value in {"policy": self.policy, **settings}.items():
-            if before.get(name) != value:
-                raise ConfigError(
-                    f"{self.folder} holds rollouts of {self.policy!r} with {name} = {before.get(name)!r}; now it is {value!r}: "
-                    "give it another name with --policy, or take another --out"
-                )
 
     def _remember(self, row: Finished) -> None:
         light = Finished(
@@ -172,6 +158,21 @@ class Book:
             raise RunError(
                 f"{self._store.path} holds {len(stored)} rollouts of {self.policy!r} and {self.folder} knows of {len(kept)}: "
                 "they belong together; put back what is missing, or give --policy another name"
+            )
+
+
+def agree(folder: Path, policy: str, settings: Mapping[str, Any], option: str = "--policy") -> None:
+    """Fix what a name stands for at the first call. Later a ConfigError names the first setting that differs."""
+    path = folder / "settings.json"
+    if not path.exists():
+        write_json(path, {"policy": policy, **settings})
+        return
+    before = read_json(path)
+    for name, value in {"policy": policy, **settings}.items():
+        if before.get(name) != value:
+            raise ConfigError(
+                f"{folder} holds rollouts of {policy!r} with {name} = {before.get(name)!r}; now it is {value!r}: "
+                f"give it another name with {option}, or take another --out"
             )
 
 

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-import signal
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import aclosing, contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import aclosing
 from typing import Any
 
 from headway.config import EndpointConfig
 from headway.endpoint.answer import Answer
 from headway.endpoint.client import Ask, Endpoint, api_key
+from headway.endpoint.interrupt import on_ctrl_c
 from headway.endpoint.meter import Meter
 from headway.problems.prompt import messages
 from headway.teacher.book import SAMPLER, Book, key_of
@@ -59,10 +59,10 @@ class ServerTeacher:
             book.add(self._finished(problem_id, int(index), policy, answer))
 
         async with Endpoint(self.config, meter) as endpoint:
-            with self._on_ctrl_c(endpoint) as interrupted:
+            with on_ctrl_c(endpoint, self._say) as interrupted:
                 async with aclosing(endpoint.complete(asks, write_down)) as finished:
                     async for _ in finished:
-                        show(_numbers(endpoint))
+                        show(in_passing(endpoint))
             if interrupted:
                 raise KeyboardInterrupt
             return endpoint.stopped
@@ -96,29 +96,6 @@ class ServerTeacher:
         )
         return Finished(key, "kept", "", rollout, None, *counts)
 
-    @contextmanager
-    def _on_ctrl_c(self, endpoint: Endpoint) -> Iterator[list[int]]:
-        """A list that is not empty any more after Ctrl-C. In a thread that gets no signals it stays empty."""
-        times: list[int] = []
-        loop, main = asyncio.get_running_loop(), asyncio.current_task()
-        stopping: list[asyncio.Task[None]] = []
-
-        def interrupt() -> None:
-            times.append(1)
-            if len(times) == 1:
-                stopping.append(asyncio.ensure_future(endpoint.stop("Ctrl-C")))
-                self._say(f"waiting for {endpoint.pace.in_flight} requests in flight; Ctrl-C again drops them")
-            elif main is not None:
-                main.cancel()
-
-        with suppress(ValueError, RuntimeError, NotImplementedError):
-            loop.add_signal_handler(signal.SIGINT, interrupt)
-        try:
-            yield times
-        finally:
-            with suppress(ValueError, RuntimeError, NotImplementedError):
-                loop.remove_signal_handler(signal.SIGINT)
-
 
 def request_seed(seed: int, problem_id: str, index: int) -> int:
     """The seed that a request carries: 31 bits of (seed, problem, index)."""
@@ -133,7 +110,7 @@ def text_of(answer: Answer) -> str:
     return thought if answer.finish_reason == "length" and not answer.text else f"{thought}\n</think>\n\n{answer.text.lstrip()}"
 
 
-def _numbers(endpoint: Endpoint) -> dict[str, Any]:
+def in_passing(endpoint: Endpoint) -> dict[str, Any]:
     """What is worth a glance while it runs."""
     told = ", ".join(f"{count} {kind}" for kind, count in endpoint.faults.most_common(4))
     cost = {"cost": endpoint.meter.cost} if endpoint.meter.cost else {}

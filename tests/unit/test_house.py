@@ -22,7 +22,7 @@ FLOORS = {
     "model": 2,
     "engine": 3, "train": 3,
     "sample": 4, "evaluate": 4, "teacher": 4,
-    "stages": 5, "serve": 5,
+    "stages": 5, "serve": 5, "curate": 5,
     "pipeline": 6, "report": 6,
     "cli": 7, "verbs": 7, "__main__": 8,
 }  # fmt: skip

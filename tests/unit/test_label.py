@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from headway.problems.label import DOMAINS, Label, label_messages, pass_rate, read_label
+from headway.problems.label import DOMAINS, Opinion, label_messages, pass_rate, read_label
 from headway.types import Problem, Split
 
 
@@ -63,7 +63,7 @@ def test_the_question_is_data_in_the_message():
     ],
 )
 def test_a_label_is_read(text):
-    assert read_label(text) == Label("geometry", 3)
+    assert read_label(text) == Opinion("geometry", 3)
 
 
 @pytest.mark.parametrize(

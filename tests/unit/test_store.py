@@ -1,6 +1,7 @@
 """The store: batches are appended once and whole, versions stay readable, SQL reads nothing else."""
 
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -144,7 +145,8 @@ def test_compaction_joins_files_and_keeps_rows_order_batches_and_old_versions(st
 
 
 def test_what_a_killed_process_spilled_is_removed_and_a_living_ones_stays(store):
-    dead, mine = store.path / ".spill-999999999-0", store.path / f".spill-{os.getpid()}-999"
+    host = socket.gethostname().replace("-", "_")
+    dead, mine = store.path / f".spill-{host}-999999999-0", store.path / f".spill-{host}-{os.getpid()}-999"
     for folder in (dead, mine):
         folder.mkdir()
     store.sql("SELECT 1")

@@ -1,0 +1,1 @@
+"""What a model behind a server adds to the table: a second opinion, new problems, labels. Everything it says is checked."""
