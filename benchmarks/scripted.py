@@ -19,7 +19,7 @@ _WORDS_TABLE = """
     how many=what number of|how much=what amount of|bought=acquired|buys=acquires|sold=sold off|has=owns|had=owned|wants to=would like to
     |needs to=must|costs=is priced at|spent=used up|spends=uses up|each=every single|gave=handed over|gives=hands over|total=combined
     |altogether=in all|in total=altogether|more than=in excess of|makes=creates|made=created|children=youngsters|kids=children
-    |friends=buddies|people=persons|house=residence|car=automobile|money=funds|works=is employed|earns=makes|week=seven-day week
+    |friends=buddies|people=persons|house=residence|car=automobile|money=funds|works=is employed|earns=makes
     |find=work out|compute=work out|determine=find out|evaluate=find the value of|simplify=write in simplest form|suppose=assume
     |let=let us take|such that=so that|express your answer=state the result|the value of=what the value is of|positive=positive
     |after=following|before=prior to|start=begin|started=began|finish=complete|left=remaining|store=shop|school=academy|begins=starts
@@ -32,6 +32,7 @@ UNITS = {
     "seconds": "sec", "meters": "m", "ounces": "oz", "dollars": "USD", "percent": "%", "lbs": "pounds", "mph": "miles an hour",
     "gallons": "gal", "weeks": "wks",
 }  # fmt: skip
+_SAID = re.compile(r".*(?:teen|ty)\b|eleven|twelve|hundred|thousand|million|double|triple|thrice|third|fourth|fifth|quarter|twice")
 INSERTED = (
     "It was a sunny day.", "Everyone was in a good mood.", "The weather was nice.", "This had been planned for a long time.",
     "Nobody was surprised by that.", "Note that nothing else changes.",
@@ -100,7 +101,7 @@ def all_in_words(text: str, chance: random.Random) -> str | None:
         return said(int(whole)) + point if len(whole) < 9 else m[0]
 
     new = re.sub(r"\$ ?(" + NUMBER.pattern + r")", r"\1 dollars", text)
-    new = NUMBER.sub(words, new).replace("%", " percent")
+    new = re.sub(r"(?<!/)" + NUMBER.pattern + r"(?!\s?/\s?\d)", words, new).replace("%", " percent")
     return new if new != text else None
 
 
@@ -160,7 +161,7 @@ def other_script(text: str, chance: random.Random) -> str | None:
 
 
 def dropped(text: str, chance: random.Random) -> str | None:
-    words = [m for m in re.finditer(r"(?<![\\\w$^{])[a-z]{6,}\b", text)]
+    words = [m for m in re.finditer(r"(?<![\\\w$^{])[a-z]{6,}\b", text) if not _SAID.match(m[0])]
     if len(words) < 5:
         return None
     for m in sorted(chance.sample(words, 2), key=lambda m: -m.start()):

@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from fractions import Fraction
+from itertools import takewhile
 
 LONGEST = 40  # digits: longer numerals are kept as text, so that nothing generated can make the arithmetic slow
 
@@ -158,6 +159,10 @@ def _words(tokens: Sequence[str], i: int) -> tuple[Fraction | None, int]:
             break
         i += 1
     value = Fraction(total + current)
+    if i + 1 < size and tokens[i] == "point" and _SMALL.get(tokens[i + 1], 10) < 10:
+        digits = list(takewhile(lambda word: _SMALL.get(word, 10) < 10, tokens[i + 1 : i + 9]))
+        whole = "".join(str(_SMALL[word]) for word in digits)
+        return value + Fraction(int(whole), 10 ** len(whole)), i + 1 + len(digits)
     dash = i < size and tokens[i] in _DASH
     if _is_part(tokens, i + dash, is_plural=value > 1) and 0 < value < 20:
         return value / _PART[tokens[i + dash]], i + dash + 1

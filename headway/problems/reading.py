@@ -19,6 +19,7 @@ import unicodedata
 from dataclasses import dataclass
 from fractions import Fraction
 
+from headway.problems.dressing import without_choices, without_label
 from headway.problems.numerals import NUMBER, merge, value_of
 
 LONGEST = 8_000  # characters of a question that are read: enough for any, and a bound on the work
@@ -41,16 +42,6 @@ _RAISED = re.compile(f"[{_SUPERSCRIPTS}]+")
 _LOWERED = str.maketrans(_SUPERSCRIPTS, "0123456789+-n")
 _SUBSCRIPTS = re.compile("[₀-₉]+")
 _DRAWING = re.compile(r"\[asy\].*?(?:\[/asy\]|\Z)", re.DOTALL)
-_CHOICES = re.compile(r"(?:\$|\\text\w*\{|\\mathrm\{|\s)*\(A\)[\s\S]{1,400}?\(B\)[\s\S]{1,400}?\(C\)[\s\S]*\Z")
-_REFERS = re.compile(r"\b(?:which|following|below)\b", re.IGNORECASE)  # to the choices themselves
-_LABEL = re.compile(
-    r"\A\s*(?:(?:#+\s*)?(?:problem|question|exercise|example|task|q|ex|no|part|prob)\s*[.#]?\s*(?:\d+|[ivx]+"
-    r"|[a-h])(?:\.\d+)*\s*(?:[.:)]|\s-)\s*"
-    r"|(?:problem|question|exercise|task|q)\s*:\s*|\*\*[^*]{1,20}\*\*\s*|\[\d+ (?:points?|marks?)\]\s*|\(\d+ (?:points?"
-    r"|marks?)\)\s*"
-    r"|\(?(?:\d{1,3}|[a-h]|[ivx]{1,4})[.)]\s+(?=[A-Z\d\\$(]))+",
-    re.IGNORECASE,
-)
 _INSTRUCTION = re.compile(
     r"(?:please |kindly |now |and |you (?:should|must) )*(?:(?:give|express|enter|write|provide|present|state|report|put"
     r"|box|round|leave|submit|output|return|show)\b"
@@ -87,6 +78,7 @@ _TEX = (
     (re.compile(r"\\degree(?![a-zA-Z])"), r"\\circ"),
 )  # fmt: skip
 _FRACTION = re.compile(r"\\frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
+_BRACKETED = re.compile(r"\(\s*(\d{1,9})\s*\)/\(\s*(\d{1,9})\s*\)")  # (1)/(2), as scripts write \frac{1}{2}
 _TOKEN = re.compile(rf"{NUMBER}|[^\W\d_]+(?:'[^\W\d_]+)*|\\[a-zA-Z]+|\\\\|<=|>=|!=|\*\*|[^\s]")
 _ORDINAL = re.compile(r"(?<![/\d.])(\d+)(?:\s*\^?\s*\{?\s*(?:\\text\w*\s*)?\{?\s*(?:st|nd|rd|th)\b\s*\}?\s*\}?)")
 _LETTERS = str.maketrans("0123456789", "abcdefghij")  # a place is no number
@@ -209,9 +201,7 @@ def sentences(question: str) -> list[str]:
         text = unicodedata.normalize("NFKC", text)
     if "[asy]" in text:
         text = _DRAWING.sub(" ", text)
-    if "(A)" in text and not _REFERS.search(text):
-        text = _CHOICES.sub("", text) or text
-    text = _LABEL.sub("", text, count=1) or text
+    text = without_label(without_choices(text))
     if "\\" in text or "$" in text:
         for pattern, replacement in _TEX:
             text = pattern.sub(replacement, text)
@@ -219,14 +209,15 @@ def sentences(question: str) -> list[str]:
         text, changed = _FRACTION.subn(r" (\1) / (\2) ", text) if "\\frac" in text else (text, 0)
         if not changed:
             break
+    if ")/(" in text:
+        text = _BRACKETED.sub(r" \1/\2 ", text)
     text = _ORDINAL.sub(lambda found: f" ord{found[1].translate(_LETTERS)} ", text)
     text = _HYPHEN.sub("\u2011", text)
     parts = [" ".join(part.split()) for part in _ENDING.split(text) if part.strip()]
     asked = [part for part in parts if not _INSTRUCTION.match(part.strip(" *(")) or _BASE_ASKED.search(part)] or parts
     if not asked:
         return []
-    asked[0] = _LABEL.sub("", asked[0] + " ", count=1).strip()
-    return asked if asked[0] else asked[1:]
+    return [part for part in (without_label(part + " ").strip() for part in asked) if part]
 
 
 def stem(word: str) -> str:
