@@ -99,6 +99,9 @@ def _scaled(value: Fraction, tokens: Sequence[str], i: int) -> tuple[Fraction, i
         return value / 100, i + 2
     if i < size and tokens[i] in ("dozen", "dozens"):
         return value * 12, i + 1
+    dash = i < size and tokens[i] in _DASH
+    if tokens[i + dash : i + dash + 1] in (["cent"], ["cents"], ["¢"]):
+        return value / 100, i
     if i < size and tokens[i] in _LARGE:
         return value * _LARGE[tokens[i]], i + 1
     return value, i

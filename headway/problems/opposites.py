@@ -15,8 +15,11 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from itertools import pairwise
 
+from headway.problems.reading import STOP, stem
+
 SAME_PLACE = 4  # words: longer replaced passages are rewritten, so opposite words in them prove nothing
 ONE_STORY = 0.8  # of the words of two stories together, from which on "left" against "in all" is a difference
+SAME_STORY = 0.9  # of two stories' words in order, from which on nothing but the question was changed
 BEGINNING = 3  # stems of a question that name what it is about
 
 _FIRM = """
@@ -35,6 +38,8 @@ _FIRM = """
     rows | columns;
     horizontal | vertical;
     surface | volume;
+    pentagon pentagonal | hexagon hexagonal | heptagon heptagonal | octagon octagonal | nonagon | decagon | dodecagon;
+    tetrahedron | octahedron | icosahedron | dodecahedron;
 """
 _IN_PLACE = """
     more greater older taller longer heavier higher larger bigger faster further | less fewer younger shorter lighter
@@ -60,6 +65,7 @@ _IN_PLACE = """
     square squared | cube cubed;
     factor factors divisor divisors | multiple multiples;
     rational | irrational;
+    real | imaginary;
     inside | outside;
     with | without;
     squares | cubes;
@@ -155,6 +161,24 @@ def qualified(a: Sequence[str], b: Sequence[str]) -> str:
     return f"qualifier: {min(only)}" if only else ""
 
 
+def exchanged_words(a: Sequence[str], b: Sequence[str]) -> str:
+    """In two otherwise equal texts, a word in the place of another that both know elsewhere; "" where there is none.
+
+    A new word for an old one is a synonym, or another name for a thing; one that the text uses already is a change of what happens
+    to what.
+
+    >>> exchanged_words("he plants ten trees and cuts two trees".split(), "he plants ten trees and plants two trees".split())
+    'exchanged: cut | plant'
+    """
+    one, other = ([word if word in STOP else stem(word) for word in side] for side in (a, b))
+    for kind, i, j, k, m in SequenceMatcher(None, one, other, autojunk=False).get_opcodes():
+        if kind == "replace" and j - i <= SAME_PLACE and m - k <= SAME_PLACE:
+            old, new = [[w for w in part if w not in STOP and len(w) > 2] for part in (one[i:j], other[k:m])]
+            if old and new and {*new}.isdisjoint(old) and ({*new} & {*one} or {*old} & {*other}):
+                return f"exchanged: {old[0]} | {new[0]}"
+    return ""
+
+
 def _exchanged(a: set[str], b: set[str], groups: Sequence[Sequence[frozenset[str]]]) -> str:
     """The first group of which `a` has one member and `b` another, and neither has the other's."""
     for group in groups:
@@ -181,13 +205,13 @@ class Asked:
     letters: frozenset[str]
 
 
-def asked_otherwise(a: Asked, b: Asked) -> str:
+def asked_otherwise(a: Asked, b: Asked, story: float) -> str:
     """Do two questions about one story ask for different things? "" if not, else which.
 
-    Signs: another kind of quantity; another thing counted that both stories know; another variable; both begin with a thing (or
-    a name) that both stories know and the other does not ask for. Where the story is word for word the same, also: hardly a
-    word shared, a comparison or a rest on one side only, a name on one side only, or a small difference by a word that the
-    story knows.
+    `story` is the share of the two stories' words that stand in the same order. Signs: another kind of quantity; another thing
+    counted that both stories know; another variable; another person; in a story that was hardly rewritten also another thing
+    that both stories know. Where the story is word for word the same, also: hardly a word shared, a comparison or a rest on one
+    side only, a name on one side only, or a small difference by a word that the story knows.
     """
     kind = _exchanged_kinds(_kinds(a.words), _kinds(b.words))
     alike = 2 * len(a.story & b.story) / max(1, len(a.story) + len(b.story))
@@ -198,12 +222,12 @@ def asked_otherwise(a: Asked, b: Asked) -> str:
         return f"asked: {' '.join(a.head)} | {' '.join(b.head)}"
     if a.variables and b.variables and not a.variables & b.variables and a.variables <= b.letters and b.variables <= a.letters:
         return f"asked: {' '.join(sorted(a.variables))} | {' '.join(sorted(b.variables))}"
-    for names in (True, False):
+    for names in (True, False) if story >= ONE_STORY else (True,):
         only_a = [word for word in _known(a, b, names, BEGINNING) if word not in _MINOR]
         only_b = [word for word in _known(b, a, names, BEGINNING) if word not in _MINOR]
         if only_a and only_b:
             return f"asked: {only_a[0]} | {only_b[0]}"
-    if alike >= 0.95:
+    if story >= SAME_STORY:
         return _differs_in_one_story(a, b)
     return ""
 
