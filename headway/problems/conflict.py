@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Sequence
 from difflib import SequenceMatcher
 from fractions import Fraction
-from itertools import pairwise, takewhile
+from itertools import takewhile
 
 from headway.problems.opposites import Asked, asked_otherwise, exchanged_words, opposed, qualified
 from headway.problems.reading import OPERATORS, PLACE, STOP, Reading, numbers_of, renamed, stem
@@ -25,11 +25,12 @@ from headway.problems.reading import OPERATORS, PLACE, STOP, Reading, numbers_of
 NEARLY = 0.6  # difflib's ratio from which on two formulas are one with changes
 FEW_CHANGES = 2  # places in which a formula that was copied with a change differs
 LONG_FORMULA = 6  # symbols: shorter ones may be said in words
-COVERED = 0.5  # of a long formula's pairs, from which on it was only cut otherwise
+COVERED = 0.5  # of a long formula's runs of three, from which on it was only cut otherwise
 SAME_SENTENCE = 0.75  # of the words of two sentences in order, from which on they are one sentence
 SAME_ORDER = 0.9  # from which on its numbers must stand in the same order, too
 IDENTICAL = 0.97  # of the words in order, from which on the numbers must stand in the same order
 VERBATIM = 0.85  # of the words in order, from which on a text is the same but for single words
+COMMON = frozenset(["#0", "#1", "#2"])  # come and go in every rewriting
 
 
 def conflicts(a: Reading, b: Reading) -> tuple[str, ...]:
@@ -63,15 +64,13 @@ def _number_conflict(a: Reading, b: Reading, is_verbatim: bool) -> str:
     only_a, only_b = numbers_of(a) - numbers_of(b) - ones, numbers_of(b) - numbers_of(a) - ones
     if (only_a and only_b) or (is_verbatim and (only_a or only_b)):
         return f"numbers: {_list(only_a)} | {_list(only_b)}"
-    if is_verbatim:  # one of two equal numbers was changed into another that stands there, too
+    is_more = not {*a.keys} & {*b.keys}
+    if is_verbatim or is_more:  # one of two equal numbers was changed into another that stands there, too
         count_a, count_b = (Counter(token for token in one.tokens if token[0] == "#") for one in (a, b))
         more_a, more_b = count_a - count_b, count_b - count_a
-        if (more_a and more_b) or {*more_a, *more_b} - _COMMON:
+        if (more_a and more_b) or (not is_more and {*more_a, *more_b} - COMMON):
             return f"numbers: {' '.join(sorted(more_a))} | {' '.join(sorted(more_b))}"
     return ""
-
-
-_COMMON = frozenset(["#0", "#1", "#2"])
 
 
 def _list(values: set[Fraction]) -> str:
@@ -173,9 +172,9 @@ def _formula_conflicts(a: Reading, b: Reading) -> list[str]:
 
 
 def _covered(chunk: Sequence[str], others: Sequence[Sequence[str]]) -> float:
-    """The share of a formula's pairs of neighbours that stand in any of the others."""
-    pairs = {*pairwise(chunk)}
-    return len(pairs & {pair for other in others for pair in pairwise(other)}) / max(1, len(pairs))
+    """The share of a formula's runs of three symbols that stand in any of the others."""
+    runs = {*zip(chunk, chunk[1:], chunk[2:], strict=False)}
+    return len(runs & {run for one in others for run in zip(one, one[1:], one[2:], strict=False)}) / max(1, len(runs))
 
 
 def _asked(reading: Reading) -> Asked:

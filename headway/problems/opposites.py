@@ -162,19 +162,19 @@ def qualified(a: Sequence[str], b: Sequence[str]) -> str:
 
 
 def exchanged_words(a: Sequence[str], b: Sequence[str]) -> str:
-    """In two otherwise equal texts, a word in the place of another that both know elsewhere; "" where there is none.
+    """In `a`, a word of `b` that stands in the place of another word of `b`, in two otherwise equal texts; "" if there is none.
 
-    A new word for an old one is a synonym, or another name for a thing; one that the text uses already is a change of what happens
-    to what.
+    A new word for an old one is a synonym, or another name for a thing; one that the old text uses elsewhere is a change of what
+    happens to what.
 
-    >>> exchanged_words("he plants ten trees and cuts two trees".split(), "he plants ten trees and plants two trees".split())
-    'exchanged: cut | plant'
+    >>> exchanged_words("he plants ten trees and plants two trees".split(), "he plants ten trees and cuts two trees".split())
+    'exchanged: plant | cut'
     """
     one, other = ([word if word in STOP else stem(word) for word in side] for side in (a, b))
     for kind, i, j, k, m in SequenceMatcher(None, one, other, autojunk=False).get_opcodes():
         if kind == "replace" and j - i <= SAME_PLACE and m - k <= SAME_PLACE:
             old, new = [[w for w in part if w not in STOP and len(w) > 2] for part in (one[i:j], other[k:m])]
-            if old and new and {*new}.isdisjoint(old) and ({*new} & {*one} or {*old} & {*other}):
+            if old and new and {*new}.isdisjoint(old) and {*old} & {*other}:
                 return f"exchanged: {old[0]} | {new[0]}"
     return ""
 
@@ -245,7 +245,7 @@ def _differs_in_one_story(a: Asked, b: Asked) -> str:
     if other_head and a.head[0] in (*b.story, *b.stems) and b.head[0] in (*a.story, *a.stems):
         return f"asked: {' '.join(a.head)} | {' '.join(b.head)}"
     others = any((one & kinds_a and not one & kinds_b) or (one & kinds_b and not one & kinds_a) for one in _ONE_SIDED)
-    if (a.stems and b.stems and shared <= 0.5 * total) or others or (names and not has_pronoun) or (is_one_word and ratio >= 0.6):
+    if (a.stems and b.stems and shared < 0.5 * total) or others or (names and not has_pronoun) or (is_one_word and ratio >= 0.6):
         return f"asked: {' '.join(a.words[:8])} | {' '.join(b.words[:8])}"
     return ""
 

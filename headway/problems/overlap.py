@@ -28,6 +28,7 @@ MIN_WORDS = 20  # shorter questions have too few runs to tell coincidence from c
 RUN = 8  # words in a run
 SHARE = 0.6  # of the shorter question's runs
 CANDIDATES = 24  # compared in full, a question
+FEW_NUMBERS = 3  # must agree where one side has one more
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,8 @@ class HeldoutIndex:
         self._readings: dict[int, Reading] = {}
         self._runs: dict[int, set[str]] = {}
         self._where: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
+        self._whole: defaultdict[str, list[int]] = defaultdict(list)  # numbers -> which
+        self._without: defaultdict[str, list[int]] = defaultdict(list)  # numbers without one of them -> which
         for i, problem in enumerate(heldout):
             if problem.source in templated:
                 continue
@@ -69,6 +72,10 @@ class HeldoutIndex:
             for token in _features(reading):
                 for key in reading.keys:
                     self._where[key, token].append(i)
+            if reading.keys[0].count(" ") + 1 >= FEW_NUMBERS:
+                self._whole[reading.keys[0]].append(i)
+            for key in _without_one(reading):
+                self._without[key].append(i)
 
     def find(self, problem: Problem, words: Sequence[str]) -> Removal | None:
         """The removal of a problem with these normalised words, or None where no held-out question is repeated."""
@@ -88,6 +95,8 @@ class HeldoutIndex:
             if found.is_same:
                 yield self._removal(problem, i, "rewritten", found.score, found.shared_numbers, found.shared_words)
                 continue
+            if not {*reading.keys} & {*self._readings[i].keys}:
+                continue
             runs = _runs(words) if runs is None else runs
             share = _shared_runs(runs, self._runs[i])
             if share >= self._share and not found.conflicts and not conflicts(reading, self._readings[i]):
@@ -98,7 +107,10 @@ class HeldoutIndex:
         counts: Counter[int] = Counter()
         for token in _features(reading):
             counts.update({i for key in reading.keys for i in self._where.get((key, token), ())})
-        return sorted(counts, key=lambda i: (-counts[i], i))[:CANDIDATES]
+        best = sorted(counts, key=lambda i: (-counts[i], i))[:CANDIDATES]
+        more = {i for i in self._without.get(reading.keys[0], ()) if i not in counts}
+        more |= {i for key in _without_one(reading) for i in self._whole.get(key, ()) if i not in counts}
+        return best + sorted(more)[:CANDIDATES]
 
     def _removal(
         self, problem: Problem, i: int, rule: str, score: float, numbers: tuple[str, ...] = (), words: tuple[str, ...] = ()
@@ -121,6 +133,12 @@ class HeldoutIndex:
 def _features(reading: Reading) -> set[str]:
     """What a question is looked up by: its words, and the pairs of neighbouring symbols in its formulas."""
     return {token for token in reading.tokens if token[0].isalpha()} | {f"{a} {b}" for a, b in formula_pairs(reading)}
+
+
+def _without_one(reading: Reading) -> list[str]:
+    """The numbers of a question without one of them, each in turn; [] where few would be left."""
+    values = reading.keys[0].split(" ")
+    return [" ".join(values[:i] + values[i + 1 :]) for i in range(len(values))] if len(values) > FEW_NUMBERS else []
 
 
 def _runs(tokens: Sequence[str]) -> set[str]:

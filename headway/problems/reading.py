@@ -84,6 +84,7 @@ _UNIT_POWER = re.compile(
     r"\b(cm|mm|km|in|ft|yd|mi|inch(?:es)?|feet|foot|yards?|(?:centi|milli|kilo)?met(?:er|re)s?|miles?|units?)[.}\s]*\^\s*\{?\s*[23]\b\s*\}?",
     re.IGNORECASE,
 )
+_TRANSPOSED = re.compile(r"([)}\]])\s*\^\s*\{?\s*(?:T\b|\\top\b|\\intercal\b)\s*\}?")  # (1, 2)^T, the column written in a line
 _TIME = re.compile(r"\b(half|(?:a |one )?quarter|three[- ]quarters)(?: of)?[ -](?:an |a |one )?hour\b", re.IGNORECASE)
 _TOKEN = re.compile(rf"{NUMBER}|[^\W\d_]+(?:'[^\W\d_]+)*|\\[a-zA-Z]+|\\\\|<=|>=|!=|\*\*|[^\s]")
 _ORDINAL = re.compile(r"(?<![/\d.])(\d+)(?:\s*\^?\s*\{?\s*(?:\\text\w*\s*)?\{?\s*(?:st|nd|rd|th)\b\s*\}?\s*\}?)")
@@ -232,7 +233,7 @@ def sentences(question: str) -> list[str]:
     if ")/(" in text:
         text = _BRACKETED.sub(r" \1/\2 ", text)
     if "^" in text:
-        text = _UNIT_POWER.sub(r"\1 ", text)
+        text = _TRANSPOSED.sub(r"\1", _UNIT_POWER.sub(r"\1 ", text))
     text = _TIME.sub(_minutes, text)
     text = _ORDINAL.sub(lambda found: f" {PLACE}{found[1].translate(_LETTERS)} ", text)
     text = _HYPHEN.sub("\u2011", text)

@@ -23,16 +23,19 @@ from difflib import SequenceMatcher, get_close_matches
 from fractions import Fraction
 from itertools import pairwise
 
-from headway.problems.conflict import conflicts
+from headway.problems.conflict import COMMON, conflicts
 from headway.problems.opposites import OPPOSABLE
 from headway.problems.reading import IRREGULAR, Reading, numbers_of, renamed, stem
 
-SCORE = 0.5  # of the weight of both sides
-WORDS = 0.25  # of the weight of the words alone, unless symbols of formulas are most of what is shared
-EVIDENCE = 5.0  # shared weight
-CLEAR = 0.8  # score from which on LITTLE evidence is enough
-LITTLE = 3.0
-_BY_ANSWERS = {0: (SCORE, EVIDENCE), 1: (0.5, 4.5), -1: (0.85, 8.0)}  # references unknown, equal, different
+# what is enough: (score, evidence, share of the words). The surer a pair is by one, the less is asked of the others.
+ENOUGH = ((0.5, 5.0, 0.25), (0.6, 4.0, 0.35), (0.8, 3.0, 0.0))
+MANY_NUMBERS = (0.5, 8.0, 0.12)  # where NUMBERS or more stand in the same order on both sides
+NUMBERS = 4
+EQUAL_REFERENCES = ((0.5, 4.5, 0.25),)
+OTHER_REFERENCES = ((0.85, 8.0, 0.25),)
+NO_NUMBERS = 0.6  # score asked of questions without numbers that must agree
+ONE_NUMBER_MORE = (0.6, 8.0, 0.35)  # where one side has a number more
+NAME = 0.75  # further evidence of each shared name
 SKELETON = 0.65  # of all words in order: a text with the same numbers in the same order has other names and things only
 LIKE = 0.86  # difflib's ratio from which on a word is another one misspelt
 
@@ -49,7 +52,7 @@ _EVERYDAY = frozenset(_EVERYDAY_WORDS.split())
 @dataclass(frozen=True, slots=True)
 class Likeness:
     """How alike two questions are: `score` in [0, 1], the shared weight (`evidence`, of it `symbols` in
-    formulas), what is known of the `answers`, the share of `words`, and the `conflicts` ("numbers: 5 | 7", ...) that outweigh it.
+    formulas), the `bars` of which one must be reached, the share of `words`, and the `conflicts` ("numbers: 5 | 7", ...) that outweigh it.
 
     `is_same` says whether they are one problem. `shared_numbers` and `shared_words` are what was found on both sides.
     """
@@ -58,7 +61,7 @@ class Likeness:
     evidence: float
     words: float
     symbols: float
-    answers: int
+    bars: tuple[tuple[float, float, float], ...]
     conflicts: tuple[str, ...]
     shared_numbers: tuple[str, ...]
     shared_words: tuple[str, ...]
@@ -72,11 +75,10 @@ class Likeness:
     @property
     def is_close(self) -> bool:
         """Would it be, without conflicts?"""
-        score, evidence = _BY_ANSWERS[self.answers]
-        enough = self.evidence >= (min(LITTLE, evidence) if self.score >= CLEAR and self.answers >= 0 else evidence)
-        if self.skeleton:
-            return True
-        return enough and self.score >= score and (self.words >= WORDS or self.symbols >= 0.25 * self.evidence)
+        return self.skeleton or any(
+            self.score >= score and self.evidence >= evidence and (self.words >= words or self.symbols >= 0.25 * self.evidence)
+            for score, evidence, words in self.bars
+        )
 
 
 def compare(a: Reading, b: Reading, answers: int = 0) -> Likeness:
@@ -104,12 +106,26 @@ def compare(a: Reading, b: Reading, answers: int = 0) -> Likeness:
     both += 0.5 * (symbols_a.total() + symbols_b.total())
     score = shared / both if both else 0.0
     numbers = tuple(str(value) for value in sorted(numbers_a & numbers_b))
-    found = Likeness(score, shared / 2, words, agreeing / 2, answers, (), numbers, tuple(common))
-    if not found.is_close and _is_skeleton(a, b, found):
+    evidence = shared / 2 + NAME * len({*common} & names)
+    found = Likeness(score, evidence, words, agreeing / 2, _bars(a, b, answers), (), numbers, tuple(common))
+    if not found.is_close and answers >= 0 and _is_skeleton(a, b, found):
         found = replace(found, skeleton=True)
     if not found.is_close:
         return found
     return replace(found, conflicts=conflicts(a, b))
+
+
+def _bars(a: Reading, b: Reading, answers: int) -> tuple[tuple[float, float, float], ...]:
+    """What this pair must reach: one of these (score, evidence, share of words)."""
+    if answers < 0:
+        return OTHER_REFERENCES
+    if not {*a.keys} & {*b.keys}:
+        return (ONE_NUMBER_MORE,)
+    if not a.keys[0] and not b.keys[0]:
+        return tuple((max(score, NO_NUMBERS), evidence, words) for score, evidence, words in ENOUGH)
+    in_order, others = ([token for token in one.tokens if token[0] == "#" and token not in COMMON] for one in (a, b))
+    many = (MANY_NUMBERS,) if in_order == others and len({*in_order}) >= NUMBERS else ()
+    return (*ENOUGH, *many, *(EQUAL_REFERENCES if answers > 0 else ()))
 
 
 def _is_skeleton(a: Reading, b: Reading, found: Likeness) -> bool:
@@ -122,7 +138,6 @@ def _is_skeleton(a: Reading, b: Reading, found: Likeness) -> bool:
         or numbers_a != numbers_b
         or len(numbers_a) < 2
         or min(len(a.words), len(b.words)) < 12
-        or found.answers < 0
     ):
         return False
     return SequenceMatcher(None, a.words, b.words, autojunk=False).ratio() >= SKELETON
