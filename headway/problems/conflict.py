@@ -64,12 +64,13 @@ def _number_conflict(a: Reading, b: Reading, is_verbatim: bool) -> str:
     only_a, only_b = numbers_of(a) - numbers_of(b) - ones, numbers_of(b) - numbers_of(a) - ones
     if (only_a and only_b) or (is_verbatim and (only_a or only_b)):
         return f"numbers: {_list(only_a)} | {_list(only_b)}"
-    is_more = not {*a.keys} & {*b.keys}
-    if is_verbatim or is_more:  # one of two equal numbers was changed into another that stands there, too
-        count_a, count_b = (Counter(token for token in one.tokens if token[0] == "#") for one in (a, b))
-        more_a, more_b = count_a - count_b, count_b - count_a
-        if (more_a and more_b) or (not is_more and {*more_a, *more_b} - COMMON):
-            return f"numbers: {' '.join(sorted(more_a))} | {' '.join(sorted(more_b))}"
+    # one of two equal numbers was changed into another that stands there, too
+    count_a, count_b = (Counter(token for token in one.tokens if token[0] == "#") for one in (a, b))
+    more_a, more_b = count_a - count_b, count_b - count_a
+    if is_verbatim and {*more_a, *more_b} - COMMON:
+        return f"numbers: {' '.join(sorted(more_a))} | {' '.join(sorted(more_b))}"
+    if {*more_a} - COMMON and {*more_b} - COMMON and (count_a.total() == count_b.total() or not {*a.keys} & {*b.keys}):
+        return f"numbers: {' '.join(sorted(more_a))} | {' '.join(sorted(more_b))}"
     return ""
 
 
@@ -173,8 +174,14 @@ def _formula_conflicts(a: Reading, b: Reading) -> list[str]:
 
 def _covered(chunk: Sequence[str], others: Sequence[Sequence[str]]) -> float:
     """The share of a formula's runs of three symbols that stand in any of the others."""
-    runs = {*zip(chunk, chunk[1:], chunk[2:], strict=False)}
-    return len(runs & {run for one in others for run in zip(one, one[1:], one[2:], strict=False)}) / max(1, len(runs))
+    runs = _runs(chunk)
+    return len(runs & {run for other in others for run in _runs(other)}) / max(1, len(runs))
+
+
+def _runs(formula: Sequence[str]) -> set[tuple[str, str, str]]:
+    """The runs of three symbols, any variable for each."""
+    plain = ["~" if token[0] == "~" else token for token in formula]
+    return {*zip(plain, plain[1:], plain[2:], strict=False)}
 
 
 def _asked(reading: Reading) -> Asked:

@@ -14,7 +14,7 @@ _COUNT = r"(?:\d{1,4}(?:[.\-]\d+)*[a-z]?|[ivx]{1,5}|[a-h])"
 _TAG = r"[\[(](?:[^\[\]()$\\]{0,40}\b(?:19|20)\d\d\b[^\[\]()$\\]{0,30}|[^\[\]()$\\]{0,20}?\d+ (?:points?|marks?|pts?)\.?)[\])]"
 _KINDS = r"(?:problem|question|exercise|example|task|puzzle|item|quiz|prob|ques|exer|exc|ex|q|no|nr|part|p)"
 _LABEL = re.compile(
-    rf"\A\s*(?:(?:[#*>_\-]+\s*)*{_KINDS}(?![a-z])\.?\s*(?:no\.?|number|\#)?\s*{_COUNT}\b\s*\**(?:\s*{_TAG})?\s*"
+    rf"\A[\s«“\"]*(?:(?:[#*>_\-]+\s*)*{_KINDS}(?![a-z])\.?\s*(?:no\.?|number|\#)?\s*{_COUNT}\b\s*\**(?:\s*{_TAG})?\s*"
     r"(?:[.:)\]]+|[-|]+(?=\s)|\n|\Z|(?=\s(?-i:[A-Z$\\])))\**\s*"
     rf"|(?:[#*>_\-]+\s*)*{_KINDS}\s*(?:[:\n]|\*\*)\s*\**\s*"
     r"|\[/?inst\]\s*|(?:user|human|input|instruction|prompt|statement|problem statement)\s*:\s*"
@@ -27,7 +27,9 @@ _LABEL = re.compile(
 _ENDS_IN = re.compile(rf"\s*{_TAG}\s*\Z", re.IGNORECASE)
 _MARK = re.compile(r"(?:(?<=[\s.?!;,{$])|(?<=\A))(?:[-*•]\s)?\**[(\[]?(?P<name>[A-Ea-e])(?:[)\]]|[.:](?=\s))")
 _REFERS = re.compile(
-    r"\bwhich (?:\w+ )?(?:of|following|choices?|options?|ones?)\b|\b(?:of|from|among) (?:the following|these)\b|\b(?:choice|option)s?\b",
+    r"\bwhich (?:\w+ )?(?:of|following|choices?|options?|ones?)\b|\b(?:choices|options) (?:below|given|listed|above)\b"
+    r"|\b(?:of|from|among) (?:the following|these)\s*(?:[?:,]|\Z|(?:is|are|could|can|must|has|have|does|do|statements?|values?|numbers?"
+    r"|choices|options)\b)",
     re.IGNORECASE,
 )
 OPTION = 90  # characters of an answer choice at most
@@ -35,12 +37,12 @@ REFERENCE = 200  # characters before the choices in which a question speaks of t
 
 
 def without_label(text: str) -> str:
-    """A text without its numbering and source in front; the text itself where nothing else is left.
+    """A text without its numbering and source in front; "" where it is nothing else.
 
     >>> without_label("Problem 28.3 (3 points). Ann has 3 cats.")
     'Ann has 3 cats.'
     """
-    return _ENDS_IN.sub("", _LABEL.sub("", text, count=1)) or text
+    return _ENDS_IN.sub("", _LABEL.sub("", text, count=1))
 
 
 def without_choices(text: str) -> str:

@@ -19,6 +19,7 @@ from headway.problems.reading import STOP, stem
 
 SAME_PLACE = 4  # words: longer replaced passages are rewritten, so opposite words in them prove nothing
 ONE_STORY = 0.8  # of the words of two stories together, from which on "left" against "in all" is a difference
+FEW_CHANGES = 2  # places in which a text that was changed in earnest differs; a rewritten one has more
 SAME_STORY = 0.9  # of two stories' words in order, from which on nothing but the question was changed
 BEGINNING = 3  # stems of a question that name what it is about
 
@@ -104,7 +105,7 @@ _IN_PLACE = """
     once | twice;
     only | all;
 """
-_QUALIFIED = """not isn't aren't don't doesn't | without | except | distinct different | repeat repeats repeated repeatable |
+_QUALIFIED = """not isn't aren't don't doesn't | without | except other-than | distinct different | repeat repeats repeated repeatable |
 reflection reflections | rotation
     rotations | replacement | consecutive | prime primes | even | odd | negative | nonnegative | unless | ago | but"""
 _KINDS = """
@@ -157,26 +158,34 @@ def opposed(a: Sequence[str], b: Sequence[str]) -> list[str]:
 
 def qualified(a: Sequence[str], b: Sequence[str]) -> str:
     """A qualifier that only one of two otherwise equal texts has ("distinct", "not", "reflection"), "" where there is none."""
-    only = {min(member) for member in _QUALIFIERS if member & {*a}} ^ {min(member) for member in _QUALIFIERS if member & {*b}}
+    one, other = ({min(member) for member in _QUALIFIERS if member & _kinds(side)} for side in (a, b))
+    only = one ^ other
     return f"qualifier: {min(only)}" if only else ""
 
 
 def exchanged_words(a: Sequence[str], b: Sequence[str]) -> str:
     """In `a`, a word of `b` that stands in the place of another word of `b`, in two otherwise equal texts; "" if there is none.
 
-    A new word for an old one is a synonym, or another name for a thing; one that the old text uses elsewhere is a change of what
+    Only where little else was changed and nothing moved. A new word for an old one is a synonym, or another name for a thing; one that the old text uses elsewhere is a change of what
     happens to what.
 
     >>> exchanged_words("he plants ten trees and plants two trees".split(), "he plants ten trees and cuts two trees".split())
     'exchanged: plant | cut'
     """
     one, other = ([word if word in STOP else stem(word) for word in side] for side in (a, b))
+    found: list[tuple[str, str]] = []
+    changes = moved = 0
     for kind, i, j, k, m in SequenceMatcher(None, one, other, autojunk=False).get_opcodes():
         if kind == "replace" and j - i <= SAME_PLACE and m - k <= SAME_PLACE:
             old, new = [[w for w in part if w not in STOP and len(w) > 2] for part in (one[i:j], other[k:m])]
+            changes += bool(old or new)
             if old and new and {*new}.isdisjoint(old) and {*old} & {*other}:
-                return f"exchanged: {old[0]} | {new[0]}"
-    return ""
+                found.append((old[0], new[0]))
+        elif kind != "equal":
+            moved += max(j - i, m - k)
+    if not found or changes > FEW_CHANGES or moved > SAME_PLACE:
+        return ""
+    return f"exchanged: {found[0][0]} | {found[0][1]}"
 
 
 def _exchanged(a: set[str], b: set[str], groups: Sequence[Sequence[frozenset[str]]]) -> str:
@@ -251,8 +260,8 @@ def _differs_in_one_story(a: Asked, b: Asked) -> str:
 
 
 def _kinds(words: Sequence[str]) -> set[str]:
-    """The words of a question, with "in all" as one."""
-    return {*words, *(("in-all",) if ("in", "all") in pairwise(words) else ())}
+    """The words of a question, with "in all" and "other than" as one each."""
+    return {*words, *(f"{a}-{b}" for a, b in pairwise(words) if (a, b) in (("in", "all"), ("other", "than")))}
 
 
 def _known(a: Asked, b: Asked, names: bool | None, length: int) -> list[str]:

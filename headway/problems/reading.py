@@ -56,7 +56,7 @@ _INSTRUCTION = re.compile(
     re.IGNORECASE,
 )
 _BASE_ASKED = re.compile(r"\bbase\b|\bmod", re.IGNORECASE)  # an instruction that changes the answer
-_HYPHEN = re.compile(r"(?<=[A-Za-z]{2})-(?=[A-Za-z]{2}|\d)|(?<=\d)-(?=[A-Za-z]{2})|(?<=\b[A-Za-z])-(?=[a-z]{3})")  # not a minus
+_HYPHEN = re.compile(r"(?<=[A-Za-z]{2})-(?=[A-Za-z]{2})|(?<=\d)-(?=[A-Za-z]{3}|by\b)|(?<=\bby)-(?=\d)|(?<=\b[A-Za-z])-(?=[a-z]{3})")  # not a minus
 _ENDING = re.compile(
     r"(?<=[.?!])[\"')\]$]*\s+|(?<=[?])|\n\s*\n|(?<=[a-z)]):\s+(?=[A-Z\d(\[])|\s+(?=(?:Let's think|Please reason) step)"
 )
@@ -80,6 +80,7 @@ _TEX = (
 )  # fmt: skip
 _FRACTION = re.compile(r"\\frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
 _BRACKETED = re.compile(r"\(\s*(\d{1,9})\s*\)/\(\s*(\d{1,9})\s*\)")  # (1)/(2), as scripts write \frac{1}{2}
+_DOTS = re.compile(r"\.{3,}")
 _UNIT_POWER = re.compile(
     r"\b(cm|mm|km|in|ft|yd|mi|inch(?:es)?|feet|foot|yards?|(?:centi|milli|kilo)?met(?:er|re)s?|miles?|units?)[.}\s]*\^\s*\{?\s*[23]\b\s*\}?",
     re.IGNORECASE,
@@ -222,7 +223,8 @@ def sentences(question: str) -> list[str]:
         text = unicodedata.normalize("NFKC", text)
     if "[asy]" in text:
         text = _DRAWING.sub(" ", text)
-    text = without_label(without_choices(text))
+    text = without_choices(text)
+    text = _DOTS.sub(" ", without_label(text) or text)
     if "\\" in text or "$" in text:
         for pattern, replacement in _TEX:
             text = pattern.sub(replacement, text)
@@ -241,7 +243,7 @@ def sentences(question: str) -> list[str]:
     asked = [part for part in parts if not _INSTRUCTION.match(part.strip(" *(")) or _BASE_ASKED.search(part)] or parts
     if not asked:
         return []
-    return [part for part in (without_label(part + " ").strip() for part in asked) if part]
+    return [part for part in (without_label(part + " ").strip() for part in asked) if part] or asked
 
 
 def _minutes(found: re.Match[str]) -> str:
