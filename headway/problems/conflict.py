@@ -67,9 +67,9 @@ def _number_conflict(a: Reading, b: Reading, is_verbatim: bool) -> str:
     # one of two equal numbers was changed into another that stands there, too
     count_a, count_b = (Counter(token for token in one.tokens if token[0] == "#") for one in (a, b))
     more_a, more_b = count_a - count_b, count_b - count_a
-    if is_verbatim and {*more_a, *more_b} - COMMON:
+    if is_verbatim and ((more_a and more_b) or {*more_a, *more_b} - COMMON):
         return f"numbers: {' '.join(sorted(more_a))} | {' '.join(sorted(more_b))}"
-    if {*more_a} - COMMON and {*more_b} - COMMON and (count_a.total() == count_b.total() or not {*a.keys} & {*b.keys}):
+    if {*more_a} & {*count_b} - COMMON and {*more_b} & {*count_a} - COMMON and (count_a.total() == count_b.total() or not {*a.keys} & {*b.keys}):
         return f"numbers: {' '.join(sorted(more_a))} | {' '.join(sorted(more_b))}"
     return ""
 

@@ -33,7 +33,7 @@ MANY_NUMBERS = (0.5, 8.0, 0.12)  # where NUMBERS or more stand in the same order
 NUMBERS = 4
 EQUAL_REFERENCES = ((0.5, 4.5, 0.25),)
 OTHER_REFERENCES = ((0.85, 8.0, 0.25),)
-NO_NUMBERS = 0.6  # score asked of questions that share no number, or one small one
+NO_NUMBERS = ((0.5, 8.0, 0.4), (0.6, 5.0, 0.25), (0.8, 3.0, 0.0))  # where no number is shared, or one small one
 ONE_NUMBER_MORE = (0.6, 8.0, 0.35)  # where one side has a number more
 NAME = 0.75  # further evidence of each shared name
 SKELETON = 0.65  # of all words in order: a text with the same numbers in the same order has other names and things only
@@ -122,7 +122,7 @@ def _bars(a: Reading, b: Reading, answers: int) -> tuple[tuple[float, float, flo
     if not {*a.keys} & {*b.keys}:
         return (ONE_NUMBER_MORE,)
     if sum(_number_weight(value) for value in numbers_of(a) & numbers_of(b) if value > 2 or value.denominator > 1) <= 1:
-        return tuple((max(score, NO_NUMBERS), evidence, words) for score, evidence, words in ENOUGH)
+        return NO_NUMBERS
     in_order, others = ([token for token in one.tokens if token[0] == "#" and token not in COMMON] for one in (a, b))
     many = (MANY_NUMBERS,) if in_order == others and len({*in_order}) >= NUMBERS else ()
     return (*ENOUGH, *many, *(EQUAL_REFERENCES if answers > 0 else ()))
