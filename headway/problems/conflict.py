@@ -25,7 +25,8 @@ from headway.problems.reading import OPERATORS, PLACE, STOP, Reading, numbers_of
 NEARLY = 0.6  # difflib's ratio from which on two formulas are one with changes
 FEW_CHANGES = 2  # places in which a formula that was copied with a change differs
 LONG_FORMULA = 6  # symbols: shorter ones may be said in words
-COVERED = 0.5  # of a long formula's runs of three, from which on it was only cut otherwise
+RUN = 5  # symbols
+COVERED = 0.5  # of a long formula's runs, from which on it was only cut otherwise
 SAME_SENTENCE = 0.75  # of the words of two sentences in order, from which on they are one sentence
 SAME_ORDER = 0.9  # from which on its numbers must stand in the same order, too
 IDENTICAL = 0.97  # of the words in order, from which on the numbers must stand in the same order
@@ -39,7 +40,7 @@ def conflicts(a: Reading, b: Reading) -> tuple[str, ...]:
     found = [_number_conflict(a, b, is_verbatim), _ordinal_conflict(a, b), _place_conflict(a, b), *_formula_conflicts(a, b)]
     found += opposed(a.words, b.words)
     if is_verbatim:
-        found += [qualified(a.words, b.words), exchanged_words(a.words, b.words)]
+        found += [qualified(a.words, b.words), exchanged_words(a.words, b.words), _variable_conflict(a, b)]
     story = _in_order(a.words[: len(a.words) - len(a.asked)], b.words[: len(b.words) - len(b.asked)])
     found.append(asked_otherwise(_asked(a), _asked(b), story))
     return tuple(conflict for conflict in found if conflict)
@@ -56,6 +57,17 @@ def _ordinal_conflict(a: Reading, b: Reading) -> str:
     """A place in a row that only one side names, against one that only the other names."""
     one, other = ({token for token in reading.tokens if token.startswith(PLACE)} for reading in (a, b))
     return f"places: {min(one - other)[3:]} | {min(other - one)[3:]}" if one - other and other - one else ""
+
+
+def _variable_conflict(a: Reading, b: Reading) -> str:
+    """A variable in the place of another that has kept its own place elsewhere, in texts that are otherwise the same."""
+    if len(a.tokens) != len(b.tokens):
+        return ""
+    pairs = [*zip(a.tokens, b.tokens, strict=True)]
+    changed = [(one, other) for one, other in pairs if one != other]
+    kept = {one for one, other in pairs if one == other}
+    found = [(one, other) for one, other in changed if one[0] == other[0] == "~" and one in kept and other in kept]
+    return f"variables: {found[0][0][1:]} | {found[0][1][1:]}" if found and len(changed) <= FEW_CHANGES else ""
 
 
 def _number_conflict(a: Reading, b: Reading, is_verbatim: bool) -> str:
@@ -178,10 +190,10 @@ def _covered(chunk: Sequence[str], others: Sequence[Sequence[str]]) -> float:
     return len(runs & {run for other in others for run in _runs(other)}) / max(1, len(runs))
 
 
-def _runs(formula: Sequence[str]) -> set[tuple[str, str, str]]:
-    """The runs of three symbols, any variable for each."""
-    plain = ["~" if token[0] == "~" else token for token in formula]
-    return {*zip(plain, plain[1:], plain[2:], strict=False)}
+def _runs(formula: Sequence[str]) -> set[tuple[str, ...]]:
+    """The runs of symbols, any variable for each."""
+    plain = tuple("~" if token[0] == "~" else token for token in formula)
+    return {plain[i : i + RUN] for i in range(max(1, len(plain) - RUN + 1))}
 
 
 def _asked(reading: Reading) -> Asked:
