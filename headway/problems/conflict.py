@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Sequence
 from difflib import SequenceMatcher
 from fractions import Fraction
-from itertools import takewhile
+from itertools import pairwise, takewhile
 
 from headway.problems.opposites import Asked, asked_otherwise, exchanged_words, opposed, qualified
 from headway.problems.reading import OPERATORS, PLACE, STOP, Reading, numbers_of, renamed, stem
@@ -81,7 +81,8 @@ def _number_conflict(a: Reading, b: Reading, is_verbatim: bool) -> str:
     more_a, more_b = count_a - count_b, count_b - count_a
     if is_verbatim and ((more_a and more_b) or {*more_a, *more_b} - COMMON):
         return f"numbers: {' '.join(sorted(more_a))} | {' '.join(sorted(more_b))}"
-    if {*more_a} & {*count_b} - COMMON and {*more_b} & {*count_a} - COMMON and (count_a.total() == count_b.total() or not {*a.keys} & {*b.keys}):
+    is_changed = {*more_a} & {*count_b} - COMMON and more_b or {*more_b} & {*count_a} - COMMON and more_a
+    if is_changed and (count_a.total() == count_b.total() or not {*a.keys} & {*b.keys}):
         return f"numbers: {' '.join(sorted(more_a))} | {' '.join(sorted(more_b))}"
     return ""
 
@@ -203,7 +204,8 @@ def _asked(reading: Reading) -> Asked:
     variables = frozenset(token for token in tokens[at:] if token[0] == "~")
     story = frozenset(token for token in tokens[:at] if token[0].isalpha())
     letters = frozenset(token for token in tokens if token[0] == "~")
-    return Asked(reading.asked, stems, reading.names, variables, _head(reading.asked), story, letters)
+    neighbours = frozenset(pairwise(tokens))
+    return Asked(reading.asked, stems, reading.names, variables, _head(reading.asked), story, letters, neighbours)
 
 
 def _head(words: Sequence[str]) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ _LABEL = re.compile(
     r"|\[/?inst\]\s*|(?:user|human|input|instruction|prompt|statement|problem statement)\s*:\s*"
     r"|\*\*[^*]{1,20}\*\*:?\s*|\#+\s*(?:problem|question|exercise|task|instruction)s?:?\s*\n"
     rf"|[#]\s?\d{{1,4}}\s*[.:)]?\s+|{_TAG}\s*[.:]?\s*"
-    r"|\**[(\[]?(?:\d{1,3}(?:\.\d+)*|[a-h]|[ivx]{1,4})[.)\]]+\**(?:\s+(?=[a-z\d\\$(])|\s*\n)"
+    r"|\**[(\[]?(?:\d{1,3}(?:\.\d+)*|[a-h]|[ivx]{1,4})[.)\]]+\**(?:\s+(?=[a-z\d\\$(#*•-])|\s*\n)"
     r"|\d{1,3}\s-\s(?=[a-z]{2})|[•*\-]\s+(?=[a-z]))+",
     re.IGNORECASE,
 )

@@ -167,7 +167,8 @@ def _words(tokens: Sequence[str], i: int) -> tuple[Fraction | None, int]:
         whole = "".join(str(_SMALL[word]) for word in digits)
         return value + Fraction(int(whole), 10 ** len(whole)), i + 1 + len(digits)
     dash = i < size and tokens[i] in _DASH
-    if _is_part(tokens, i + dash, is_plural=value > 1) and 0 < value < 20:
+    is_one = i == start + 1 and token == "one" and i + dash < size and tokens[i + dash] in _PART  # "one fourth and"
+    if (is_one or _is_part(tokens, i + dash, is_plural=value > 1)) and 0 < value < 20:
         return value / _PART[tokens[i + dash]], i + dash + 1
     if i < size and i + 1 < size and dash and tokens[i + 1] in ("half", "halves"):
         return value / 2, i + 2

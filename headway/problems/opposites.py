@@ -203,7 +203,7 @@ class Asked:
     """What a question asks, and the story it asks it of: `words` as they stand, `stems` in order, the `names` among the stems,
     the `variables` asked for, the `head` (the two stems behind "how many"), and the stems and variables (`letters`) of the
     `story`
-    before."""
+    before; `neighbours` are the pairs of neighbouring tokens of the whole text."""
 
     words: tuple[str, ...]
     stems: tuple[str, ...]
@@ -212,6 +212,7 @@ class Asked:
     head: tuple[str, ...]
     story: frozenset[str]
     letters: frozenset[str]
+    neighbours: frozenset[tuple[str, str]]
 
 
 def asked_otherwise(a: Asked, b: Asked, story: float) -> str:
@@ -227,6 +228,8 @@ def asked_otherwise(a: Asked, b: Asked, story: float) -> str:
     if kind and (alike >= ONE_STORY or not {*kind.split(" | ")} & _LOOSE):
         return f"asked: {kind}"
     is_other_head = a.head and b.head and not {*a.head} & {*b.stems} and not {*b.head} & {*a.stems}
+    if is_other_head and _is_compound(a, b):  # "20 pieces of pomelos": how many pieces, how many pomelos
+        is_other_head = False
     if is_other_head and {*a.head} & b.story and {*b.head} & a.story:
         return f"asked: {' '.join(a.head)} | {' '.join(b.head)}"
     if a.variables and b.variables and not a.variables & b.variables and a.variables <= b.letters and b.variables <= a.letters:
@@ -239,6 +242,11 @@ def asked_otherwise(a: Asked, b: Asked, story: float) -> str:
     if story >= SAME_STORY:
         return _differs_in_one_story(a, b)
     return ""
+
+
+def _is_compound(a: Asked, b: Asked) -> bool:
+    """Do the two things counted stand side by side in one of the texts, so that they are one thing?"""
+    return any({(x, y), (y, x)} & (a.neighbours | b.neighbours) for x in a.head for y in b.head)
 
 
 def _differs_in_one_story(a: Asked, b: Asked) -> str:

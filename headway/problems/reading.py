@@ -58,7 +58,7 @@ _INSTRUCTION = re.compile(
 _BASE_ASKED = re.compile(r"\bbase\b|\bmod", re.IGNORECASE)  # an instruction that changes the answer
 _HYPHEN = re.compile(r"(?<=[A-Za-z]{2})-(?=[A-Za-z]{2})|(?<=\d)-(?=[A-Za-z]{3}|by\b)|(?<=\bby)-(?=\d)|(?<=\b[A-Za-z])-(?=[a-z]{3})")  # not a minus
 _ENDING = re.compile(
-    r"(?<=[.?!])[\"')\]$]*\s+|(?<=[?])|\n\s*\n|(?<=[a-z)]):\s+(?=[A-Z\d(\[])|\s+(?=(?:Let's think|Please reason) step)"
+    r"(?<=[.?!])[\"')\]$]*\s+|(?<=[?])|\n\s*\n|(?<=[a-z)]):\s+(?=[A-Z\d(\[«#*])|\s+(?=(?:Let's think|Please reason) step)"
 )
 _TEX = (
     (re.compile(r"(?<=\d),\\!(?=\d)"), ","), (re.compile(r"\\[dtc]frac(?![a-z])"), r"\\frac"), (re.compile(r"\\[\[\]()]"), " "),
@@ -80,6 +80,8 @@ _TEX = (
 )  # fmt: skip
 _FRACTION = re.compile(r"\\frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
 _BRACKETED = re.compile(r"\(\s*(\d{1,9})\s*\)/\(\s*(\d{1,9})\s*\)")  # (1)/(2), as scripts write \frac{1}{2}
+_TITLE = re.compile(r"\b(mr|mrs|ms|dr|st)\.", re.IGNORECASE)  # no end of a sentence
+_PER_HOUR = re.compile(r"(?<![a-z])mph\b", re.IGNORECASE)
 _DOTS = re.compile(r"\.{3,}")
 _UNIT_POWER = re.compile(
     r"\b(cm|mm|km|in|ft|yd|mi|inch(?:es)?|feet|foot|yards?|(?:centi|milli|kilo)?met(?:er|re)s?|miles?|units?)[.}\s]*\^\s*\{?\s*[23]\b\s*\}?",
@@ -123,7 +125,7 @@ _STOP_WORDS = """
     but let given suppose assume find calculate compute determine evaluate solve value number many much total altogether
     amount following express answer form get gets got going goes go make makes made take takes took want wants wanted
     decide decides decided need needs needed time times more less fewer now still after before during per same other
-    another already next own owns owned exactly currently altogether combined together overall
+    another already next own owns owned exactly currently altogether combined together overall mr mrs ms dr
 """
 STOP = frozenset(_STOP_WORDS.split())
 
@@ -236,7 +238,7 @@ def sentences(question: str) -> list[str]:
         text = _BRACKETED.sub(r" \1/\2 ", text)
     if "^" in text:
         text = _TRANSPOSED.sub(r"\1", _UNIT_POWER.sub(r"\1 ", text))
-    text = _TIME.sub(_minutes, text)
+    text = _PER_HOUR.sub(" miles per hour", _TITLE.sub(r"\1", _TIME.sub(_minutes, text)))
     text = _ORDINAL.sub(lambda found: f" {PLACE}{found[1].translate(_LETTERS)} ", text)
     text = _HYPHEN.sub("\u2011", text)
     parts = [" ".join(part.split()) for part in _ENDING.split(text) if part.strip()]

@@ -28,12 +28,12 @@ from headway.problems.opposites import OPPOSABLE
 from headway.problems.reading import IRREGULAR, Reading, numbers_of, renamed, stem
 
 # what is enough: (score, evidence, share of the words). The surer a pair is by one, the less is asked of the others.
-ENOUGH = ((0.5, 5.0, 0.25), (0.6, 4.0, 0.35), (0.7, 6.0, 0.15), (0.8, 3.0, 0.0))
+ENOUGH = ((0.5, 5.0, 0.25), (0.6, 4.0, 0.35), (0.7, 6.0, 0.15), (0.8, 3.0, 0.25))
 MANY_NUMBERS = (0.5, 8.0, 0.12)  # where NUMBERS or more stand in the same order on both sides
 NUMBERS = 4
 EQUAL_REFERENCES = ((0.5, 4.5, 0.25),)
 OTHER_REFERENCES = ((0.85, 8.0, 0.25),)
-NO_NUMBERS = ((0.5, 8.0, 0.4), (0.6, 5.0, 0.25), (0.8, 3.0, 0.0))  # where no number is shared, or one small one
+NO_NUMBERS = ((0.5, 8.0, 0.4), (0.6, 5.0, 0.25), (0.8, 3.0, 0.25))  # where no number is shared, or one small one
 ONE_NUMBER_MORE = (0.6, 8.0, 0.35)  # where one side has a number more
 NAME = 0.75  # further evidence of each shared name
 SKELETON = 0.65  # of all words in order: a text with the same numbers in the same order has other names and things only
