@@ -31,7 +31,8 @@ SAME_SENTENCE = 0.75  # of the words of two sentences in order, from which on th
 SAME_ORDER = 0.9  # from which on its numbers must stand in the same order, too
 IDENTICAL = 0.97  # of the words in order, from which on the numbers must stand in the same order
 VERBATIM = 0.85  # of the words in order, from which on a text is the same but for single words
-COMMON = frozenset(["#0", "#1", "#2"])  # come and go in every rewriting
+ONES = frozenset(["#0", "#1"])
+COMMON = ONES | {"#2"}  # come and go in every rewriting
 
 
 def conflicts(a: Reading, b: Reading) -> tuple[str, ...]:
@@ -81,7 +82,8 @@ def _number_conflict(a: Reading, b: Reading, is_verbatim: bool) -> str:
     more_a, more_b = count_a - count_b, count_b - count_a
     if is_verbatim and ((more_a and more_b) or {*more_a, *more_b} - COMMON):
         return f"numbers: {' '.join(sorted(more_a))} | {' '.join(sorted(more_b))}"
-    is_changed = {*more_a} & {*count_b} - COMMON and more_b or {*more_b} & {*count_a} - COMMON and more_a
+    known_a, known_b = {*count_a, "#2"} - ONES, {*count_b, "#2"} - ONES
+    is_changed = {*more_a} & known_b and {*more_b} & known_a and {*more_a, *more_b} & {*count_a} & {*count_b} - COMMON
     if is_changed and (count_a.total() == count_b.total() or not {*a.keys} & {*b.keys}):
         return f"numbers: {' '.join(sorted(more_a))} | {' '.join(sorted(more_b))}"
     return ""
