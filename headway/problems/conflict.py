@@ -30,6 +30,7 @@ COVERED = 0.5  # of a long formula's runs, from which on it was only cut otherwi
 SAME_SENTENCE = 0.75  # of the words of two sentences in order, from which on they are one sentence
 SAME_ORDER = 0.9  # from which on its numbers must stand in the same order, too
 IDENTICAL = 0.97  # of the words in order, from which on the numbers must stand in the same order
+LITTLE_MOVED = 0.7  # of the words in order, from which on one word in the place of another was put there
 VERBATIM = 0.85  # of the words in order, from which on a text is the same but for single words
 ONES = frozenset(["#0", "#1"])
 COMMON = ONES | {"#2"}  # come and go in every rewriting
@@ -37,9 +38,10 @@ COMMON = ONES | {"#2"}  # come and go in every rewriting
 
 def conflicts(a: Reading, b: Reading) -> tuple[str, ...]:
     """What makes two alike questions different problems, in words; () where nothing was found."""
-    is_verbatim = _in_order(a.words, b.words) >= VERBATIM
+    whole = _in_order(a.words, b.words)
+    is_verbatim = whole >= VERBATIM
     found = [_number_conflict(a, b, is_verbatim), _ordinal_conflict(a, b), _place_conflict(a, b), *_formula_conflicts(a, b)]
-    found += opposed(a.words, b.words)
+    found += opposed(a.words, b.words, whole >= LITTLE_MOVED)
     if is_verbatim:
         found += [qualified(a.words, b.words), exchanged_words(a.words, b.words), _variable_conflict(a, b)]
     story = _in_order(a.words[: len(a.words) - len(a.asked)], b.words[: len(b.words) - len(b.asked)])

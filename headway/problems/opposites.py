@@ -136,11 +136,12 @@ _MINOR = frozenset(_MINOR_WORDS.split())
 _PRONOUNS = frozenset(["he", "she", "they", "it", "his", "her", "their"])
 
 
-def opposed(a: Sequence[str], b: Sequence[str]) -> list[str]:
+def opposed(a: Sequence[str], b: Sequence[str], in_order: bool = True) -> list[str]:
     """Opposite words of two texts (sequences of lower-case words): "minimum | maximum"; [] where there are none.
 
     Firm groups count wherever the words stand, if each side has one member and lacks the other; the rest only where one word
-    replaces the other in otherwise equal surroundings.
+    replaces the other in otherwise equal surroundings; where the two are not `in_order`, only if one side has more of
+    them, since sentences move.
 
     >>> opposed("find the minimum of the sum".split(), "find the maximum of the sum".split())
     ['opposites: minimum | maximum']
@@ -150,7 +151,10 @@ def opposed(a: Sequence[str], b: Sequence[str]) -> list[str]:
         return [found]
     for kind, i, j, k, m in SequenceMatcher(None, a, b, autojunk=False).get_opcodes():
         if kind == "replace" and j - i <= SAME_PLACE and m - k <= SAME_PLACE:
-            found = _exchanged(set(a[i:j]), set(b[k:m]), _PLACE_GROUPS)
+            one, other = set(a[i:j]), set(b[k:m])
+            if not in_order:
+                one, other = ({word for word in words if a.count(word) != b.count(word)} for words in (one, other))
+            found = _exchanged(one, other, _PLACE_GROUPS)
             if found:
                 return [found]
     return []

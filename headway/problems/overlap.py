@@ -60,6 +60,7 @@ class HeldoutIndex:
         self._templated = templated
         self._equal = {" ".join(words): i for i, words in reversed(list(enumerate(normalised)))}
         self._readings: dict[int, Reading] = {}
+        self._features: dict[int, set[str]] = {}
         self._runs: dict[int, set[str]] = {}
         self._where: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
         self._whole: defaultdict[str, list[int]] = defaultdict(list)  # numbers -> which
@@ -69,7 +70,8 @@ class HeldoutIndex:
                 continue
             reading = self._readings[i] = read_question(problem.question)
             self._runs[i] = _runs(normalised[i])
-            for token in _features(reading):
+            self._features[i] = features = _features(reading)
+            for token in features:
                 for key in reading.keys:
                     self._where[key, token].append(i)
             if reading.keys[0].count(" ") + 1 >= FEW_NUMBERS:
@@ -110,7 +112,8 @@ class HeldoutIndex:
         best = sorted(counts, key=lambda i: (-counts[i], i))[:CANDIDATES]
         more = {i for i in self._without.get(reading.keys[0], ()) if i not in counts}
         more |= {i for key in _without_one(reading) for i in self._whole.get(key, ()) if i not in counts}
-        return best + sorted(more)[:CANDIDATES]
+        features = _features(reading)
+        return best + sorted(more, key=lambda i: (-len(features & self._features[i]), i))[:CANDIDATES]
 
     def _removal(
         self, problem: Problem, i: int, rule: str, score: float, numbers: tuple[str, ...] = (), words: tuple[str, ...] = ()

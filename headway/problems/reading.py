@@ -82,6 +82,7 @@ _FRACTION = re.compile(r"\\frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
 _BRACKETED = re.compile(r"\(\s*(\d{1,9})\s*\)/\(\s*(\d{1,9})\s*\)")  # (1)/(2), as scripts write \frac{1}{2}
 _TITLE = re.compile(r"\b(mr|mrs|ms|dr|st)\.", re.IGNORECASE)  # no end of a sentence
 _PER_HOUR = re.compile(r"(?<![a-z])mph\b", re.IGNORECASE)
+_DECADE = re.compile(r"\b(a|one|the|per|each|every)\s+decade\b", re.IGNORECASE)
 _DOTS = re.compile(r"\.{3,}")
 _UNIT_POWER = re.compile(
     r"\b(cm|mm|km|in|ft|yd|mi|inch(?:es)?|feet|foot|yards?|(?:centi|milli|kilo)?met(?:er|re)s?|miles?|units?)[.}\s]*\^\s*\{?\s*[23]\b\s*\}?",
@@ -239,6 +240,7 @@ def sentences(question: str) -> list[str]:
     if "^" in text:
         text = _TRANSPOSED.sub(r"\1", _UNIT_POWER.sub(r"\1 ", text))
     text = _PER_HOUR.sub(" miles per hour", _TITLE.sub(r"\1", _TIME.sub(_minutes, text)))
+    text = _DECADE.sub(r"\1 10 years", text)
     text = _ORDINAL.sub(lambda found: f" {PLACE}{found[1].translate(_LETTERS)} ", text)
     text = _HYPHEN.sub("\u2011", text)
     parts = [" ".join(part.split()) for part in _ENDING.split(text) if part.strip()]

@@ -34,7 +34,8 @@ NUMBERS = 4
 EQUAL_REFERENCES = ((0.5, 4.5, 0.25),)
 OTHER_REFERENCES = ((0.85, 8.0, 0.25),)
 NO_NUMBERS = ((0.5, 8.0, 0.4), (0.6, 5.0, 0.25), (0.8, 3.0, 0.25))  # where no number is shared, or one small one
-ONE_NUMBER_MORE = (0.6, 8.0, 0.35)  # where one side has a number more
+RARE = (0.7, 3.5, 0.4)  # where they share a number that few questions have
+ONE_NUMBER_MORE = ((0.6, 8.0, 0.35),)  # where one side has a number more
 NAME = 0.75  # further evidence of each shared name
 SKELETON = 0.65  # of all words in order: a text with the same numbers in the same order has other names and things only
 LIKE = 0.86  # difflib's ratio from which on a word is another one misspelt
@@ -120,12 +121,14 @@ def _bars(a: Reading, b: Reading, answers: int) -> tuple[tuple[float, float, flo
     if answers < 0:
         return OTHER_REFERENCES
     if not {*a.keys} & {*b.keys}:
-        return (ONE_NUMBER_MORE,)
-    if sum(_number_weight(value) for value in numbers_of(a) & numbers_of(b) if value > 2 or value.denominator > 1) <= 1:
+        return ONE_NUMBER_MORE
+    shared = [value for value in numbers_of(a) & numbers_of(b) if value > 2 or value.denominator > 1]
+    if sum(map(_number_weight, shared)) <= 1:
         return NO_NUMBERS
     in_order, others = ([token for token in one.tokens if token[0] == "#" and token not in COMMON] for one in (a, b))
     many = (MANY_NUMBERS,) if in_order == others and len({*in_order}) >= NUMBERS else ()
-    return (*ENOUGH, *many, *(EQUAL_REFERENCES if answers > 0 else ()))
+    rare = (RARE,) if any(max(value.numerator, value.denominator) > 100 for value in shared) else ()
+    return (*ENOUGH, *many, *rare, *(EQUAL_REFERENCES if answers > 0 else ()))
 
 
 def _is_skeleton(a: Reading, b: Reading, found: Likeness) -> bool:
