@@ -152,9 +152,10 @@ def opposed(a: Sequence[str], b: Sequence[str], in_order: bool = True) -> list[s
     for kind, i, j, k, m in SequenceMatcher(None, a, b, autojunk=False).get_opcodes():
         if kind == "replace" and j - i <= SAME_PLACE and m - k <= SAME_PLACE:
             one, other = set(a[i:j]), set(b[k:m])
+            found = _exchanged(one, other, _FIRM_GROUPS)
             if not in_order:
                 one, other = ({word for word in words if a.count(word) != b.count(word)} for words in (one, other))
-            found = _exchanged(one, other, _PLACE_GROUPS)
+            found = found or _exchanged(one, other, _PLACE_GROUPS)
             if found:
                 return [found]
     return []
