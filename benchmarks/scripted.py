@@ -32,7 +32,9 @@ UNITS = {
     "seconds": "sec", "meters": "m", "ounces": "oz", "dollars": "USD", "percent": "%", "lbs": "pounds", "mph": "miles an hour",
     "gallons": "gal", "weeks": "wks",
 }  # fmt: skip
-_SAID = re.compile(r".*(?:teen|ty)\b|eleven|twelve|hundred|thousand|million|double|triple|thrice|third|fourth|fifth|quarter|twice")
+_SAID = re.compile(
+    r".*(?:teen|ty)\b|eleven|twelve|hundred|thousand|million|double|triple|thrice|third|fourth|fifth|quarter|twice"
+)
 INSERTED = (
     "It was a sunny day.", "Everyone was in a good mood.", "The weather was nice.", "This had been planned for a long time.",
     "Nobody was surprised by that.", "Note that nothing else changes.",
@@ -114,7 +116,14 @@ def other_units(text: str, chance: random.Random) -> str | None:
 def choices(text: str, chance: random.Random) -> str | None:
     start = chance.randrange(3, 90)
     values = [start, start + chance.randrange(1, 9), start * 2, start + 10]
-    shape = chance.choice(["\n(A) {} (B) {} (C) {} (D) {}", "\nA. {}\nB. {}\nC. {}\nD. {}", " A) {} B) {} C) {} D) {}", "\n- A: {}\n- B: {}\n- C: {}\n- D: {}"])
+    shape = chance.choice(
+        [
+            "\n(A) {} (B) {} (C) {} (D) {}",
+            "\nA. {}\nB. {}\nC. {}\nD. {}",
+            " A) {} B) {} C) {} D) {}",
+            "\n- A: {}\n- B: {}\n- C: {}\n- D: {}",
+        ]
+    )
     return text + shape.format(*values)  # fmt: skip
 
 

@@ -155,6 +155,7 @@ def _numbered_sentences(reading: Reading) -> list[tuple[tuple[str, ...], tuple[s
 _SIGNS = frozenset(["+", "-", "^", "/", "sin", "cos", "tan", "sqrt"])
 _RELATIONS = frozenset(["<", ">", "<=", ">="])
 
+
 def _formula_conflicts(a: Reading, b: Reading) -> list[str]:
     """Formulas of both sides that are nearly, but not quite, the same."""
     left, right = [renamed(chunk) for chunk in a.formulas], [renamed(chunk) for chunk in b.formulas]

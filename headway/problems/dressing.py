@@ -14,14 +14,14 @@ _COUNT = r"(?:\d{1,4}(?:[.\-]\d+)*[a-z]?|[ivx]{1,5}|[a-h])"
 _TAG = r"[\[(](?:[^\[\]()$\\]{0,40}\b(?:19|20)\d\d\b[^\[\]()$\\]{0,30}|[^\[\]()$\\]{0,20}?\d+ (?:points?|marks?|pts?)\.?)[\])]"
 _KINDS = r"(?:problem|question|exercise|example|task|puzzle|item|quiz|prob|ques|exer|exc|ex|q|no|nr|part|p)"
 _LABEL = re.compile(
-    rf"\A[\s«“\"]*(?:(?:[#*>_\-]+\s*)*{_KINDS}(?![a-z])\.?\s*(?:no\.?|number|\#)?\s*{_COUNT}\b\s*\**(?:\s*{_TAG})?\s*"
-    r"(?:[.:)\]]+|[-|]+(?=\s)|\n|\Z|(?=\s(?-i:[A-Z$\\])))\**\s*"
-    rf"|(?:[#*>_\-]+\s*)*{_KINDS}\s*(?:[:\n]|\*\*)\s*\**\s*"
+    rf"[\s«“\"]*+(?:[#*>_\-\s]*+{_KINDS}(?![a-z])\.?\s*(?:no\.?|number|\#)?\s*{_COUNT}\b\s*\**(?:\s*{_TAG})?\s*"
+    r"(?:[.:)\]]+|[-|]+(?=\s)|\n|\Z|(?=\s(?-i:[A-Z$\\(])))\**\s*"
+    rf"|[#*>_\-\s]*+{_KINDS}\s*(?:[:\n]|\*\*)\s*\**\s*"
     r"|\[/?inst\]\s*|(?:user|human|input|instruction|prompt|statement|problem statement)\s*:\s*"
     r"|\*\*[^*]{1,20}\*\*:?\s*|\#+\s*(?:problem|question|exercise|task|instruction)s?:?\s*\n"
     rf"|[#]\s?\d{{1,4}}\s*[.:)]?\s+|{_TAG}\s*[.:]?\s*"
     r"|\**[(\[]?(?:\d{1,3}(?:\.\d+)*|[a-h]|[ivx]{1,4})[.)\]]+\**(?:\s+(?=[a-z\d\\$(#*•-])|\s*\n)"
-    r"|\d{1,3}\s-\s(?=[a-z]{2})|[•*\-]\s+(?=[a-z]))+",
+    r"|\d{1,3}\s-\s(?=[a-z]{2})|[•*\-]\s+(?=[a-z]))",
     re.IGNORECASE,
 )
 _ENDS_IN = re.compile(rf"\s*{_TAG}\s*\Z", re.IGNORECASE)
@@ -32,6 +32,9 @@ _REFERS = re.compile(
     r"|choices|options)\b)",
     re.IGNORECASE,
 )
+LABELS = 4  # one behind the other: "**Question** Problem 7. (a)"
+LONGEST_LABEL = 160  # characters that are looked at on either end, a bound on the work
+STARTS = 4  # of choices, from the end of a text
 OPTION = 90  # characters of an answer choice at most
 REFERENCE = 200  # characters before the choices in which a question speaks of them
 
@@ -42,7 +45,12 @@ def without_label(text: str) -> str:
     >>> without_label("Problem 28.3 (3 points). Ann has 3 cats.")
     'Ann has 3 cats.'
     """
-    return _ENDS_IN.sub("", _LABEL.sub("", text, count=1))
+    for _ in range(LABELS):
+        found = _LABEL.match(text[:LONGEST_LABEL])
+        if not found or not found.end():
+            break
+        text = text[found.end() :]
+    return text[:-LONGEST_LABEL] + _ENDS_IN.sub("", text[-LONGEST_LABEL:])
 
 
 def without_choices(text: str) -> str:
@@ -52,10 +60,8 @@ def without_choices(text: str) -> str:
     'What is 3 + 4?'
     """
     marks = list(_MARK.finditer(text))
-    for i, mark in enumerate(marks):
-        if mark["name"] not in "Aa":
-            continue
-        run = [mark]
+    for i in [i for i, mark in enumerate(marks) if mark["name"] in "Aa"][-STARTS:]:
+        mark, run = marks[i], [marks[i]]
         for other in marks[i + 1 :]:
             if ord(other["name"]) == ord(run[-1]["name"]) + 1:
                 run.append(other)
@@ -67,7 +73,7 @@ def without_choices(text: str) -> str:
         rest = text[: mark.start()].rstrip()
         if len(run) < 3 or not is_short or len(options[-1].strip()) > 2 * limit or not rest:
             continue
-        return text if _REFERS.search(rest[-REFERENCE:]) else _LEAD.sub("", rest)
+        return text if _REFERS.search(rest[-REFERENCE:]) else rest[:-LONGEST_LABEL] + _LEAD.sub("", rest[-LONGEST_LABEL:])
     return text
 
 

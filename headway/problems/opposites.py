@@ -128,7 +128,9 @@ _KIND_GROUPS = _groups(";".join(line.split(":")[1] for line in _KINDS.split(";")
 OPPOSABLE = frozenset(word for group in _PLACE_GROUPS for member in group for word in member)  # never one another misspelt
 _QUALIFIERS = [frozenset(member.split()) for member in _QUALIFIED.split("|")]
 _LOOSE = frozenset(word for member in _KIND_GROUPS[2] for word in member)
-_ONE_SIDED = _groups("left remain remains remaining unused leftover | exceed exceeds outnumber than difference differ more further additional extra")[0]
+_ONE_SIDED = _groups(
+    "left remain remains remaining unused leftover | exceed exceeds outnumber than difference differ more further additional extra"
+)[0]
 _MINOR_WORDS = """
     minut hour day week month year dollar cent money inch foot pound mile ounc number amount long far
 """

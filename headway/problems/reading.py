@@ -56,7 +56,9 @@ _INSTRUCTION = re.compile(
     re.IGNORECASE,
 )
 _BASE_ASKED = re.compile(r"\bbase\b|\bmod", re.IGNORECASE)  # an instruction that changes the answer
-_HYPHEN = re.compile(r"(?<=[A-Za-z]{2})-(?=[A-Za-z]{2})|(?<=\d)-(?=[A-Za-z]{3}|by\b)|(?<=\bby)-(?=\d)|(?<=\b[A-Za-z])-(?=[a-z]{3})")  # not a minus
+_HYPHEN = re.compile(
+    r"(?<=[A-Za-z]{2})-(?=[A-Za-z]{2})|(?<=\d)-(?=[A-Za-z]{3}|by\b)|(?<=\bby)-(?=\d)|(?<=\b[A-Za-z])-(?=[a-z]{3})"
+)  # not a minus
 _ENDING = re.compile(
     r"(?<=[.?!])[\"')\]$]*\s+|(?<=[?])|\n\s*\n|(?<=[a-z)]):\s+(?=[A-Z\d(\[«#*])|\s+(?=(?:Let's think|Please reason) step)"
 )
@@ -190,7 +192,9 @@ def read_question(question: str) -> Reading:
         formulas += _formulas(said)
         ends.append(len(tokens))
     keys = tuple(dict.fromkeys(" ".join(map(str, sorted(values))) for values in (every, hard, firm)))
-    return Reading(tuple(tokens), tuple(ends), keys, frozenset(names), tuple(words), tuple(words[asked_from:]), asked_at, tuple(formulas))
+    return Reading(
+        tuple(tokens), tuple(ends), keys, frozenset(names), tuple(words), tuple(words[asked_from:]), asked_at, tuple(formulas)
+    )
 
 
 def _asked_last(parts: list[str]) -> list[str]:

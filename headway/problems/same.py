@@ -136,12 +136,7 @@ def _is_skeleton(a: Reading, b: Reading, found: Likeness) -> bool:
     numbers_a, numbers_b = ([token for token in one.tokens if token[0] == "#"] for one in (a, b))
     if a.tokens == b.tokens and a.tokens:
         return True
-    if (
-        found.score < 0.5
-        or numbers_a != numbers_b
-        or len(numbers_a) < 2
-        or min(len(a.words), len(b.words)) < 12
-    ):
+    if found.score < 0.5 or numbers_a != numbers_b or len(numbers_a) < 2 or min(len(a.words), len(b.words)) < 12:
         return False
     return SequenceMatcher(None, a.words, b.words, autojunk=False).ratio() >= SKELETON
 
