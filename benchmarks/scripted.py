@@ -16,17 +16,20 @@ from paraphrases import Rewrite, in_words, is_formal, names
 
 NUMBER = re.compile(r"(?<![\w.,\\{^_])\d+(?:,\d{3})*(?:\.\d+)?(?![\w]|[.,]\d|\^\\?circ)")
 _WORDS_TABLE = """
-    how many=what number of|how much=what amount of|bought=acquired|buys=acquires|sold=sold off|has=owns|had=owned|wants to=would like to
-    |needs to=must|costs=is priced at|spent=used up|spends=uses up|each=every single|gave=handed over|gives=hands over|total=combined
+    how many=what number of|how much=what amount of|bought=acquired|buys=acquires|sold=sold off|has=owns|had=owned
+    |wants to=would like to
+    |needs to=must|costs=is priced at|spent=used up|spends=uses up|each=every single|gave=handed over|gives=hands over
+    |total=combined
     |altogether=in all|in total=altogether|more than=in excess of|makes=creates|made=created|children=youngsters|kids=children
     |friends=buddies|people=persons|house=residence|car=automobile|money=funds|works=is employed|earns=makes
     |find=work out|compute=work out|determine=find out|evaluate=find the value of|simplify=write in simplest form|suppose=assume
     |let=let us take|such that=so that|express your answer=state the result|the value of=what the value is of|positive=positive
-    |after=following|before=prior to|start=begin|started=began|finish=complete|left=remaining|store=shop|school=academy|begins=starts
+    |after=following|before=prior to|start=begin|started=began|finish=complete|left=remaining|store=shop|school=academy
+    |begins=starts
     |eats=consumes|ate=consumed|walks=goes on foot|runs=jogs|books=volumes|big=large|small=little|rest=remainder|same=identical
     |then=next|also=in addition|if=supposing|when=at the time|because=as|only=just|currently=at present|decides=makes up his mind
 """
-WORDS = dict(pair.strip().split("=") for pair in _WORDS_TABLE.split("|"))
+WORDS: dict[str, str] = {old: new for old, _, new in (pair.strip().partition("=") for pair in _WORDS_TABLE.split("|"))}
 UNITS = {
     "miles per hour": "mph", "kilometers": "km", "hours": "hrs", "minutes": "min", "pounds": "lbs", "feet": "ft", "inches": "in.",
     "seconds": "sec", "meters": "m", "ounces": "oz", "dollars": "USD", "percent": "%", "lbs": "pounds", "mph": "miles an hour",
@@ -36,13 +39,21 @@ _SAID = re.compile(
     r".*(?:teen|ty)\b|eleven|twelve|hundred|thousand|million|double|triple|thrice|third|fourth|fifth|quarter|twice"
 )
 INSERTED = (
-    "It was a sunny day.", "Everyone was in a good mood.", "The weather was nice.", "This had been planned for a long time.",
-    "Nobody was surprised by that.", "Note that nothing else changes.",
-)  # fmt: skip
+    "It was a sunny day.",
+    "Everyone was in a good mood.",
+    "The weather was nice.",
+    "This had been planned for a long time.",
+    "Nobody was surprised by that.",
+    "Note that nothing else changes.",
+)
 FRAMES = (
-    "A student was given this problem by the teacher: «{}» Help the student to solve it.", "User: {}\nAssistant:", "### Instruction:\n{}\n\n### Response:\n",
-    "I came across the following exercise and cannot solve it. {} Any help is welcome!", "[INST] {} [/INST]", "Task: {}\nThink it through before answering.",
-)  # fmt: skip
+    "A student was given this problem by the teacher: «{}» Help the student to solve it.",
+    "User: {}\nAssistant:",
+    "### Instruction:\n{}\n\n### Response:\n",
+    "I came across the following exercise and cannot solve it. {} Any help is welcome!",
+    "[INST] {} [/INST]",
+    "Task: {}\nThink it through before answering.",
+)
 
 
 def is_drawn(text: str) -> bool:
@@ -124,7 +135,7 @@ def choices(text: str, chance: random.Random) -> str | None:
             "\n- A: {}\n- B: {}\n- C: {}\n- D: {}",
         ]
     )
-    return text + shape.format(*values)  # fmt: skip
+    return text + shape.format(*values)
 
 
 def wish(text: str, chance: random.Random) -> str | None:
@@ -158,7 +169,23 @@ def markdown(text: str, chance: random.Random) -> str | None:
 
 def renumbered(text: str, chance: random.Random) -> str | None:
     n = chance.randrange(2, 60)
-    return chance.choice(["Problem {}. ", "#{} ", "Ex. {}: ", "({}) ", "{}) ", "Q{}. ", "No. {} - ", "Problem {}.3\n", "Exercise {} (3 points). ", "{}.\n"]).format(n) + text  # fmt: skip
+    return (
+        chance.choice(
+            [
+                "Problem {}. ",
+                "#{} ",
+                "Ex. {}: ",
+                "({}) ",
+                "{}) ",
+                "Q{}. ",
+                "No. {} - ",
+                "Problem {}.3\n",
+                "Exercise {} (3 points). ",
+                "{}.\n",
+            ]
+        ).format(n)
+        + text
+    )
 
 
 def other_script(text: str, chance: random.Random) -> str | None:

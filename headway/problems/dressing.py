@@ -28,8 +28,8 @@ _ENDS_IN = re.compile(rf"\s*{_TAG}\s*\Z", re.IGNORECASE)
 _MARK = re.compile(r"(?:(?<=[\s.?!;,{$])|(?<=\A))(?:[-*•]\s)?\**[(\[]?(?P<name>[A-Ea-e])(?:[)\]]|[.:](?=\s))")
 _REFERS = re.compile(
     r"\bwhich (?:\w+ )?(?:of|following|choices?|options?|ones?)\b|\b(?:choices|options) (?:below|given|listed|above)\b"
-    r"|\b(?:of|from|among) (?:the following|these)\s*(?:[?:,]|\Z|(?:is|are|could|can|must|has|have|does|do|statements?|values?|numbers?"
-    r"|choices|options)\b)",
+    r"|\b(?:of|from|among) (?:the following|these)\s*(?:[?:,]|\Z|(?:is|are|could|can|must|has|have|does|do|statements?|values?"
+    r"|numbers?|choices|options)\b)",
     re.IGNORECASE,
 )
 LABELS = 4  # one behind the other: "**Question** Problem 7. (a)"

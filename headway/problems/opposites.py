@@ -105,7 +105,8 @@ _IN_PLACE = """
     once | twice;
     only | all;
 """
-_QUALIFIED = """not isn't aren't don't doesn't | without | except other-than | distinct different | repeat repeats repeated repeatable |
+_QUALIFIED = """not isn't aren't don't doesn't | without | except other-than | distinct different |
+repeat repeats repeated repeatable |
 reflection reflections | rotation
     rotations | replacement | consecutive | prime primes | even | odd | negative | nonnegative | unless | ago | but"""
 _KINDS = """
@@ -129,7 +130,8 @@ OPPOSABLE = frozenset(word for group in _PLACE_GROUPS for member in group for wo
 _QUALIFIERS = [frozenset(member.split()) for member in _QUALIFIED.split("|")]
 _LOOSE = frozenset(word for member in _KIND_GROUPS[2] for word in member)
 _ONE_SIDED = _groups(
-    "left remain remains remaining unused leftover | exceed exceeds outnumber than difference differ more further additional extra"
+    "left remain remains remaining unused leftover | exceed exceeds outnumber than difference differ more further additional"
+    " extra"
 )[0]
 _MINOR_WORDS = """
     minut hour day week month year dollar cent money inch foot pound mile ounc number amount long far
@@ -173,8 +175,8 @@ def qualified(a: Sequence[str], b: Sequence[str]) -> str:
 def exchanged_words(a: Sequence[str], b: Sequence[str]) -> str:
     """In `a`, a word of `b` that stands in the place of another word of `b`, in two otherwise equal texts; "" if there is none.
 
-    Only where little else was changed and nothing moved. A new word for an old one is a synonym, or another name for a thing; one that the old text uses elsewhere is a change of what
-    happens to what.
+    Only where little else was changed and nothing moved. A new word for an old one is a synonym, or another name for a thing;
+    one that the old text uses elsewhere is a change of what happens to what.
 
     >>> exchanged_words("he plants ten trees and plants two trees".split(), "he plants ten trees and cuts two trees".split())
     'exchanged: plant | cut'

@@ -53,7 +53,8 @@ _EVERYDAY = frozenset(_EVERYDAY_WORDS.split())
 @dataclass(frozen=True, slots=True)
 class Likeness:
     """How alike two questions are: `score` in [0, 1], the shared weight (`evidence`, of it `symbols` in
-    formulas), the `bars` of which one must be reached, the share of `words`, and the `conflicts` ("numbers: 5 | 7", ...) that outweigh it.
+    formulas), the `bars` of which one must be reached, the share of `words`, and the `conflicts`
+    ("numbers: 5 | 7", ...) that outweigh it.
 
     `is_same` says whether they are one problem. `shared_numbers` and `shared_words` are what was found on both sides.
     """
