@@ -3,6 +3,7 @@ r"""The numbers of a question by their value, however they are written.
     1,000   1000   $1000   one thousand   a thousand            -> 1000
     0.5   .5   1/2   \frac12   \frac{1}{2}   half   50%   50 percent   fifty percent     -> 1/2
     two and a half   2 1/2   2\frac12   2.5                      -> 5/2
+    25 cents   0.25   one point two five (5/4)               -> 1/4, 1/4, 5/4
     3 dozen   twice   thrice   8:30   two-thirds   20/3 cubed    -> 36, 2, 3, 17/2, 2/3, 20/3 ^ 3
 
 `merge` turns the tokens of a question into the same tokens with each number as one "#value" token. What is ambiguous in words

@@ -3,7 +3,8 @@
     heldout --read--> table of (numbers, word) -> which       question --look up--> candidates --compare--> Removal or None
 
 Only questions with the same numbers are candidates (with and without small numbers in words), and of these the CANDIDATES that
-share most words and symbols. Three rules, in this order:
+share most words and symbols; further as many of those whose numbers are the same but for one that one side has more (FEW_NUMBERS
+or more must agree; never by runs). Three rules, in this order:
 
     equal       the normal forms are the same
     runs        >= 20 words each, the same numbers, the shorter shares >= 60 % of its 8-word runs with the longer, and no conflict
@@ -20,8 +21,9 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+from headway.problems.conflict import conflicts
 from headway.problems.reading import Reading, read_question
-from headway.problems.same import compare, conflicts, formula_pairs
+from headway.problems.same import compare, formula_pairs
 from headway.types import Problem
 
 MIN_WORDS = 20  # shorter questions have too few runs to tell coincidence from copy

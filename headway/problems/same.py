@@ -1,16 +1,15 @@
 r"""Are two questions one problem in other words? A score of what they share, and what speaks against it.
 
-    1. numbers    the values that must agree (reading.keys) agree, and no other value stands on one side against
-                  another on the other
+    1. numbers    the values that must agree (reading.keys) agree, or one side has one more
     2. score      2 * shared weight / weight of both, over word stems (1; everyday words 0.5; names 0.25), numbers (1 to 2.5) and
                   symbols of formulas (0.5, variables by the order in which they appear)
-    3. evidence   the shared weight itself: two short everyday questions with equal small numbers are no proof
-    4. conflicts  a formula that differs in an operator; opposite words in the same place ("minimum"/"maximum", "more"/"fewer");
-                  two numbers that have changed places; a question that asks for another quantity of the same story
+    3. evidence   the shared weight itself, with NAME for each shared name: two short everyday questions with equal small numbers
+                  are no proof
+    4. conflicts  what speaks against it (`conflict`): another number, sign, opposite, place, or question
 
-Two questions are the same problem when 1 holds, score and evidence reach the thresholds, and there is no conflict. The verdict
-depends on nothing but the two texts. It cannot follow a rewriting that computes (90 minutes as an hour and a half), nor another
-language.
+Two questions are the same problem when score, evidence and the share of the words reach one of the bars, and there is no
+conflict. The verdict depends on nothing but the two texts. It cannot follow a rewriting that computes (90 minutes as an hour and
+a half), nor another language.
 
 This file does not know which questions are worth comparing (`clean` does), nor any reference.
 """
