@@ -8,9 +8,11 @@ eval/svamp.json and train/gsm8k_train.jsonl as their authors publish them. One J
 and a total for each kind:
 
     planted      an evaluation question rewritten by one to four operations of `paraphrases.KEEPING`; a class has this one
-                 for certain
-    hand         tests/cases/decontamination.jsonl: rewritten one by one; look-alikes by one changed number, operator, quantity
-    look-alike   one operation of `paraphrases.CHANGING`
+                 for certain; "by a script": of `scripted.SCRIPTED`
+    look-alike   one operation of `paraphrases.CHANGING`; "by a script": of `scripted.OTHERS`
+    hand         tests/cases/decontamination.jsonl: rewritten one by one; look-alikes by changed numbers, operators, questions.
+                 Batch 1 is by the author of the comparison, batch 2 was written before the comparison was read, batch 3
+                 after a first change to it
     natural      GSM8K's training questions against all evaluation sets, and each evaluation set against itself, without equal
                  references
 
@@ -27,8 +29,10 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from paraphrases import CHANGING, KEEPING
+from paraphrases import CHANGING, KEEPING, Rewrite
+from scripted import OTHERS, SCRIPTED
 
 from headway.config import SourceConfig
 from headway.problems.clean import normalise
@@ -44,9 +48,9 @@ def part_of(problem: Problem) -> str:
     return "tuning" if int(problem.id[-1], 16) % 2 else "heldout"
 
 
-def planted(problems: list[Problem], per_class: int, seed: int) -> Iterator[Planted]:
+def planted(problems: list[Problem], rewrites: dict[str, Rewrite], per_class: int, seed: int) -> Iterator[Planted]:
     """Rewritten questions: for each operation `per_class` with it and up to three others."""
-    for name, first in KEEPING.items():
+    for name, first in rewrites.items():
         chance = random.Random(f"{seed}/{name}")
         made = 0
         for problem in sorted(problems, key=lambda p: content_id(seed, name, p.id)):
@@ -54,16 +58,17 @@ def planted(problems: list[Problem], per_class: int, seed: int) -> Iterator[Plan
                 break
             if first(problem.question, chance) is None:
                 continue
-            others = chance.sample([other for other in KEEPING if other != name], chance.randrange(4))
+            others = chance.sample([other for other in rewrites if other != name], chance.randrange(4))
             text = problem.question
-            for other in (other for other in KEEPING if other in others or other == name):
-                text = KEEPING[other](text, chance) or text
+            for other in (other for other in rewrites if other in others or other == name):
+                text = rewrites[other](text, chance) or text
             made += 1
             yield name, problem, text
 
 
-def look_alikes(problems: list[Problem], per_class: int, seed: int) -> Iterator[Planted]:
-    for name, change in CHANGING.items():
+def look_alikes(problems: list[Problem], changes: dict[str, Rewrite], per_class: int, seed: int) -> Iterator[Planted]:
+    """Changed questions: `per_class` of each kind of change."""
+    for name, change in changes.items():
         chance = random.Random(f"{seed}/{name}")
         made = 0
         for problem in sorted(problems, key=lambda p: content_id(seed, name, p.id)):
@@ -73,19 +78,20 @@ def look_alikes(problems: list[Problem], per_class: int, seed: int) -> Iterator[
                 yield name, problem, text
 
 
-def hand(data: Path, part: str) -> Iterator[tuple[str, Problem, str, bool]]:
+def hand(data: Path, part: str) -> Iterator[tuple[dict[str, Any], Problem, str]]:
+    """The cases of a part written by hand: row, original, and the text. Evaluation questions are read from `data`."""
     files: dict[str, list[Problem]] = {}
-    for line in CASES.read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
+    for row in map(json.loads, CASES.read_text(encoding="utf-8").splitlines()):
         file, number = row["source"].split(":")
-        if row["part"] != part:
+        if row["part"].removesuffix("2") != part:
             continue
         if not row["original"] and file not in files:
             files[file] = load(SourceConfig(data=str(data / "eval" / file), split=Split.HELDOUT))
         question = row["original"] or files[file][int(number)].question
-        problem = Problem.make(file, file, question, "", Split.HELDOUT)
-        variant = row["variant"] or problem.question.replace(row["edit"][0], row["edit"][1], 1)
-        yield row["kind"], problem, variant, row["keep"]
+        text = row["variant"] or question
+        for old, new in row["edits"]:
+            text = text.replace(old, new, 1)
+        yield row, Problem.make(file, file, question, "", Split.HELDOUT), text
 
 
 class Count:
@@ -184,24 +190,29 @@ def main() -> None:
     chosen = [problem for problem in everything if part_of(problem) == given.part]
     written = [*hand(given.data, given.part)]
     known = {problem.question for problem in everything}
-    index = index_of(everything + [problem for _, problem, _, _ in written if problem.question not in known])
+    index = index_of(everything + [problem for _, problem, _ in written if problem.question not in known])
 
     def removed(text: str) -> bool:
         return index.find(Problem.make("web", "web", text, "", Split.TRAIN), normalise(text)) is not None
 
     for kind, wanted, rows in (
-        ("planted", True, planted(chosen, given.per_class, given.seed)),
-        ("look-alike", False, look_alikes(chosen, given.per_class, given.seed)),
+        ("planted", True, planted(chosen, KEEPING, given.per_class, given.seed)),
+        ("planted by a script", True, planted(chosen, SCRIPTED, given.per_class, given.seed)),
+        ("look-alike", False, look_alikes(chosen, CHANGING, given.per_class, given.seed)),
+        ("look-alike by a script", False, look_alikes(chosen, OTHERS, given.per_class, given.seed)),
     ):
         count = Count(kind, wanted, given.failures)
         for name, problem, text in rows:
             count.add(name, removed(text), problem.question, text)
         count.show()
-    paraphrases, others = Count("hand, rewritten", True, given.failures), Count("hand, look-alike", False, given.failures)
-    for name, problem, text, keep in written:
-        (others if keep else paraphrases).add(name, removed(text), problem.question, text)
-    paraphrases.show()
-    others.show()
+    for batch in sorted({row["batch"] for row, _, _ in written}):
+        for keep in (False, True):
+            kind = f"hand, {'look-alike' if keep else 'rewritten'}, batch {batch}"
+            count = Count(kind, not keep, given.failures)
+            for row, problem, text in written:
+                if (row["batch"], row["keep"]) == (batch, keep):
+                    count.add(row["kind"], removed(text), problem.question, text)
+            count.show()
     natural(given.data, sets, given.failures)
     if given.speed:
         speed(load(SourceConfig(data=str(given.data / "train" / "gsm8k_train.jsonl"))), everything, given.speed)

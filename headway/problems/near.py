@@ -1,7 +1,7 @@
 r"""Questions that are nearly the same: one of each group is enough to learn from.
 
     question --> words by `normalise`, numbers by value --> runs of 3 words, each with all numbers of the question
-    near      <=>  Jaccard(runs a, runs b) >= 0.75, and no conflict (`same.conflicts`: "more" against "fewer", ...)
+    near      <=>  Jaccard(runs a, runs b) >= 0.75, and no conflict (`conflict.conflicts`: "more" against "fewer", ...)
 
 Because every run carries all numbers, two questions with other numbers share nothing: a question with other numbers is another
 question. Candidates are found by MinHash (datasketch, 64 permutations) in 16 bands of 4: a pair at 0.75 shares a band with
@@ -20,9 +20,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from headway.problems.clean import normalise
+from headway.problems.conflict import conflicts
 from headway.problems.numerals import merge
 from headway.problems.reading import read_question
-from headway.problems.same import conflicts
 from headway.types import Funnel, Problem
 
 WORDS = 3  # in a run

@@ -3,6 +3,7 @@ r"""The numbers of a question by their value, however they are written.
     1,000   1000   $1000   one thousand   a thousand            -> 1000
     0.5   .5   1/2   \frac12   \frac{1}{2}   half   50%   50 percent   fifty percent     -> 1/2
     two and a half   2 1/2   2\frac12   2.5                      -> 5/2
+    25 cents   0.25   one point two five (5/4)               -> 1/4, 1/4, 5/4
     3 dozen   twice   thrice   8:30   two-thirds   20/3 cubed    -> 36, 2, 3, 17/2, 2/3, 20/3 ^ 3
 
 `merge` turns the tokens of a question into the same tokens with each number as one "#value" token. What is ambiguous in words
@@ -15,6 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from fractions import Fraction
+from itertools import takewhile
 
 LONGEST = 40  # digits: longer numerals are kept as text, so that nothing generated can make the arithmetic slow
 
@@ -98,6 +100,9 @@ def _scaled(value: Fraction, tokens: Sequence[str], i: int) -> tuple[Fraction, i
         return value / 100, i + 2
     if i < size and tokens[i] in ("dozen", "dozens"):
         return value * 12, i + 1
+    dash = i < size and tokens[i] in _DASH
+    if tokens[i + dash : i + dash + 1] in (["cent"], ["cents"], ["¢"]):
+        return value / 100, i
     if i < size and tokens[i] in _LARGE:
         return value * _LARGE[tokens[i]], i + 1
     return value, i
@@ -158,8 +163,13 @@ def _words(tokens: Sequence[str], i: int) -> tuple[Fraction | None, int]:
             break
         i += 1
     value = Fraction(total + current)
+    if i + 1 < size and tokens[i] == "point" and _SMALL.get(tokens[i + 1], 10) < 10:
+        digits = list(takewhile(lambda word: _SMALL.get(word, 10) < 10, tokens[i + 1 : i + 9]))
+        whole = "".join(str(_SMALL[word]) for word in digits)
+        return value + Fraction(int(whole), 10 ** len(whole)), i + 1 + len(digits)
     dash = i < size and tokens[i] in _DASH
-    if _is_part(tokens, i + dash, is_plural=value > 1) and 0 < value < 20:
+    is_one = i == start + 1 and token == "one" and i + dash < size and tokens[i + dash] in _PART  # "one fourth and"
+    if (is_one or _is_part(tokens, i + dash, is_plural=value > 1)) and 0 < value < 20:
         return value / _PART[tokens[i + dash]], i + dash + 1
     if i < size and i + 1 < size and dash and tokens[i + 1] in ("half", "halves"):
         return value / 2, i + 2

@@ -3,7 +3,8 @@
     heldout --read--> table of (numbers, word) -> which       question --look up--> candidates --compare--> Removal or None
 
 Only questions with the same numbers are candidates (with and without small numbers in words), and of these the CANDIDATES that
-share most words and symbols. Three rules, in this order:
+share most words and symbols; further as many of those whose numbers are the same but for one that one side has more (FEW_NUMBERS
+or more must agree; never by runs). Three rules, in this order:
 
     equal       the normal forms are the same
     runs        >= 20 words each, the same numbers, the shorter shares >= 60 % of its 8-word runs with the longer, and no conflict
@@ -20,14 +21,16 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+from headway.problems.conflict import conflicts
 from headway.problems.reading import Reading, read_question
-from headway.problems.same import compare, conflicts, formula_pairs
+from headway.problems.same import compare, formula_pairs
 from headway.types import Problem
 
 MIN_WORDS = 20  # shorter questions have too few runs to tell coincidence from copy
 RUN = 8  # words in a run
 SHARE = 0.6  # of the shorter question's runs
 CANDIDATES = 24  # compared in full, a question
+FEW_NUMBERS = 3  # must agree where one side has one more
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,16 +62,24 @@ class HeldoutIndex:
         self._templated = templated
         self._equal = {" ".join(words): i for i, words in reversed(list(enumerate(normalised)))}
         self._readings: dict[int, Reading] = {}
+        self._features: dict[int, set[str]] = {}
         self._runs: dict[int, set[str]] = {}
         self._where: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
+        self._whole: defaultdict[str, list[int]] = defaultdict(list)  # numbers -> which
+        self._without: defaultdict[str, list[int]] = defaultdict(list)  # numbers without one of them -> which
         for i, problem in enumerate(heldout):
             if problem.source in templated:
                 continue
             reading = self._readings[i] = read_question(problem.question)
             self._runs[i] = _runs(normalised[i])
-            for token in _features(reading):
+            self._features[i] = features = _features(reading)
+            for token in features:
                 for key in reading.keys:
                     self._where[key, token].append(i)
+            if reading.keys[0].count(" ") + 1 >= FEW_NUMBERS:
+                self._whole[reading.keys[0]].append(i)
+            for key in _without_one(reading):
+                self._without[key].append(i)
 
     def find(self, problem: Problem, words: Sequence[str]) -> Removal | None:
         """The removal of a problem with these normalised words, or None where no held-out question is repeated."""
@@ -88,6 +99,8 @@ class HeldoutIndex:
             if found.is_same:
                 yield self._removal(problem, i, "rewritten", found.score, found.shared_numbers, found.shared_words)
                 continue
+            if not {*reading.keys} & {*self._readings[i].keys}:
+                continue
             runs = _runs(words) if runs is None else runs
             share = _shared_runs(runs, self._runs[i])
             if share >= self._share and not found.conflicts and not conflicts(reading, self._readings[i]):
@@ -98,7 +111,11 @@ class HeldoutIndex:
         counts: Counter[int] = Counter()
         for token in _features(reading):
             counts.update({i for key in reading.keys for i in self._where.get((key, token), ())})
-        return sorted(counts, key=lambda i: (-counts[i], i))[:CANDIDATES]
+        best = sorted(counts, key=lambda i: (-counts[i], i))[:CANDIDATES]
+        more = {i for i in self._without.get(reading.keys[0], ()) if i not in counts}
+        more |= {i for key in _without_one(reading) for i in self._whole.get(key, ()) if i not in counts}
+        features = _features(reading)
+        return best + sorted(more, key=lambda i: (-len(features & self._features[i]), i))[:CANDIDATES]
 
     def _removal(
         self, problem: Problem, i: int, rule: str, score: float, numbers: tuple[str, ...] = (), words: tuple[str, ...] = ()
@@ -121,6 +138,12 @@ class HeldoutIndex:
 def _features(reading: Reading) -> set[str]:
     """What a question is looked up by: its words, and the pairs of neighbouring symbols in its formulas."""
     return {token for token in reading.tokens if token[0].isalpha()} | {f"{a} {b}" for a, b in formula_pairs(reading)}
+
+
+def _without_one(reading: Reading) -> list[str]:
+    """The numbers of a question without one of them, each in turn; [] where few would be left."""
+    values = reading.keys[0].split(" ")
+    return [" ".join(values[:i] + values[i + 1 :]) for i in range(len(values))] if len(values) > FEW_NUMBERS else []
 
 
 def _runs(tokens: Sequence[str]) -> set[str]:

@@ -16,9 +16,11 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+from headway.problems.dressing import without_choices, without_label
 from headway.problems.numerals import NUMBER, merge, value_of
 
 LONGEST = 8_000  # characters of a question that are read: enough for any, and a bound on the work
@@ -41,16 +43,6 @@ _RAISED = re.compile(f"[{_SUPERSCRIPTS}]+")
 _LOWERED = str.maketrans(_SUPERSCRIPTS, "0123456789+-n")
 _SUBSCRIPTS = re.compile("[₀-₉]+")
 _DRAWING = re.compile(r"\[asy\].*?(?:\[/asy\]|\Z)", re.DOTALL)
-_CHOICES = re.compile(r"(?:\$|\\text\w*\{|\\mathrm\{|\s)*\(A\)[\s\S]{1,400}?\(B\)[\s\S]{1,400}?\(C\)[\s\S]*\Z")
-_REFERS = re.compile(r"\b(?:which|following|below)\b", re.IGNORECASE)  # to the choices themselves
-_LABEL = re.compile(
-    r"\A\s*(?:(?:#+\s*)?(?:problem|question|exercise|example|task|q|ex|no|part|prob)\s*[.#]?\s*(?:\d+|[ivx]+"
-    r"|[a-h])(?:\.\d+)*\s*(?:[.:)]|\s-)\s*"
-    r"|(?:problem|question|exercise|task|q)\s*:\s*|\*\*[^*]{1,20}\*\*\s*|\[\d+ (?:points?|marks?)\]\s*|\(\d+ (?:points?"
-    r"|marks?)\)\s*"
-    r"|\(?(?:\d{1,3}|[a-h]|[ivx]{1,4})[.)]\s+(?=[A-Z\d\\$(]))+",
-    re.IGNORECASE,
-)
 _INSTRUCTION = re.compile(
     r"(?:please |kindly |now |and |you (?:should|must) )*(?:(?:give|express|enter|write|provide|present|state|report|put"
     r"|box|round|leave|submit|output|return|show)\b"
@@ -64,9 +56,11 @@ _INSTRUCTION = re.compile(
     re.IGNORECASE,
 )
 _BASE_ASKED = re.compile(r"\bbase\b|\bmod", re.IGNORECASE)  # an instruction that changes the answer
-_HYPHEN = re.compile(r"(?<=[A-Za-z]{2})-(?=[A-Za-z]{2})|(?<=\d)-(?=[A-Za-z]{3})|(?<=\b[A-Za-z])-(?=[a-z]{3})")  # not a minus
+_HYPHEN = re.compile(
+    r"(?<=[A-Za-z]{2})-(?=[A-Za-z]{2})|(?<=\d)-(?=[A-Za-z]{3}|by\b)|(?<=\bby)-(?=\d)|(?<=\b[A-Za-z])-(?=[a-z]{3})"
+)  # not a minus
 _ENDING = re.compile(
-    r"(?<=[.?!])[\"')\]$]*\s+|(?<=[?])|\n\s*\n|(?<=[a-z)]):\s+(?=[A-Z\d(\[])|\s+(?=(?:Let's think|Please reason) step)"
+    r"(?<=[.?!])[\"')\]$]*\s+|(?<=[?])|\n\s*\n|(?<=[a-z)]):\s+(?=[A-Z\d(\[«#*])|\s+(?=(?:Let's think|Please reason) step)"
 )
 _TEX = (
     (re.compile(r"(?<=\d),\\!(?=\d)"), ","), (re.compile(r"\\[dtc]frac(?![a-z])"), r"\\frac"), (re.compile(r"\\[\[\]()]"), " "),
@@ -87,9 +81,29 @@ _TEX = (
     (re.compile(r"\\degree(?![a-zA-Z])"), r"\\circ"),
 )  # fmt: skip
 _FRACTION = re.compile(r"\\frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
+_BRACKETED = re.compile(r"\(\s*(\d{1,9})\s*\)/\(\s*(\d{1,9})\s*\)")  # (1)/(2), as scripts write \frac{1}{2}
+_TITLE = re.compile(r"\b(mr|mrs|ms|dr|st)\.", re.IGNORECASE)  # no end of a sentence
+_PER_HOUR = re.compile(r"(?<![a-z])mph\b", re.IGNORECASE)
+_DECADE = re.compile(r"\b(a|one|the|per|each|every)\s+decade\b", re.IGNORECASE)
+_DOTS = re.compile(r"\.{3,}")
+_UNIT_POWER = re.compile(
+    r"\b(cm|mm|km|in|ft|yd|mi|inch(?:es)?|feet|foot|yards?|(?:centi|milli|kilo)?met(?:er|re)s?|miles?|units?)[.}\s]*\^\s*\{?\s*[23]\b\s*\}?",
+    re.IGNORECASE,
+)
+_TRANSPOSED = re.compile(r"([)}\]])\s*\^\s*\{?\s*(?:T\b|\\top\b|\\intercal\b)\s*\}?")  # (1, 2)^T, the column written in a line
+_TIME = re.compile(r"\b(half|(?:a |one )?quarter|three[- ]quarters)(?: of)?[ -](?:an |a |one )?hour\b", re.IGNORECASE)
 _TOKEN = re.compile(rf"{NUMBER}|[^\W\d_]+(?:'[^\W\d_]+)*|\\[a-zA-Z]+|\\\\|<=|>=|!=|\*\*|[^\s]")
 _ORDINAL = re.compile(r"(?<![/\d.])(\d+)(?:\s*\^?\s*\{?\s*(?:\\text\w*\s*)?\{?\s*(?:st|nd|rd|th)\b\s*\}?\s*\}?)")
 _LETTERS = str.maketrans("0123456789", "abcdefghij")  # a place is no number
+PLACE = "ord"  # how a place begins: "orde" is the fourth
+_PLACES_WORDS = """
+    third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth
+"""
+_PLACES = {word: PLACE + str(3 + i).translate(_LETTERS) for i, word in enumerate(_PLACES_WORDS.split())}
+_FUNCTIONS_WORDS = """
+    sin cos tan arcsin arccos arctan log ln sqrt frac pi degree cot sec csc sum binom lfloor rfloor prod
+"""
+_FUNCTIONS = frozenset(_FUNCTIONS_WORDS.split())
 _PLAIN_FUNCTIONS_WORDS = """
     sin cos tan arcsin arccos arctan log ln sqrt gcd lcm mod pi cot sec csc
 """
@@ -114,7 +128,7 @@ _STOP_WORDS = """
     but let given suppose assume find calculate compute determine evaluate solve value number many much total altogether
     amount following express answer form get gets got going goes go make makes made take takes took want wants wanted
     decide decides decided need needs needed time times more less fewer now still after before during per same other
-    another already next own owns owned exactly currently altogether combined together overall
+    another already next own owns owned exactly currently altogether combined together overall mr mrs ms dr
 """
 STOP = frozenset(_STOP_WORDS.split())
 
@@ -134,7 +148,8 @@ class Reading:
     """`tokens` of all sentences in order ("#1/2" a number, "~x" a variable, "~+" an operator, words as stems), `ends` (how many
     tokens each sentence closes with), `keys` (the sorted values that must agree: all, those that count no company, and those
     without small numbers in words; one must be the other side's, too), `names` (stems that look like proper names), and
-    `words`, the words as they stand in order. `asked` are the words of the question itself, whose tokens begin at `asked_at`."""
+    `words`, the words as they stand in order. `asked` are the words of the question itself, whose tokens begin at `asked_at`;
+    `formulas` are the runs of numbers, variables, operators and functions between words."""
 
     tokens: tuple[str, ...]
     ends: tuple[int, ...]
@@ -143,6 +158,7 @@ class Reading:
     words: tuple[str, ...]
     asked: tuple[str, ...]
     asked_at: int
+    formulas: tuple[tuple[str, ...], ...]
 
 
 def read_question(question: str) -> Reading:
@@ -154,6 +170,7 @@ def read_question(question: str) -> Reading:
     every: set[Fraction] = set()
     hard: set[Fraction] = set()
     firm: set[Fraction] = set()
+    formulas: list[tuple[str, ...]] = []
     asked_at, asked_from = 0, 0
     for sentence in _asked_last(sentences(question)):
         asked_at, asked_from = len(tokens), len(words)
@@ -170,10 +187,14 @@ def read_question(question: str) -> Reading:
                     if value > 12 or value.denominator > 1 or str(value) in lower:
                         firm.add(value)
         words += [token.lower().removesuffix("'s") for token in lower if token[0].isalpha() and len(token) > 1]
-        tokens += _symbols(numbered)
+        said = _symbols(numbered)
+        tokens += [token for token in said if token]
+        formulas += _formulas(said)
         ends.append(len(tokens))
     keys = tuple(dict.fromkeys(" ".join(map(str, sorted(values))) for values in (every, hard, firm)))
-    return Reading(tuple(tokens), tuple(ends), keys, frozenset(names), tuple(words), tuple(words[asked_from:]), asked_at)
+    return Reading(
+        tuple(tokens), tuple(ends), keys, frozenset(names), tuple(words), tuple(words[asked_from:]), asked_at, tuple(formulas)
+    )
 
 
 def _asked_last(parts: list[str]) -> list[str]:
@@ -209,9 +230,8 @@ def sentences(question: str) -> list[str]:
         text = unicodedata.normalize("NFKC", text)
     if "[asy]" in text:
         text = _DRAWING.sub(" ", text)
-    if "(A)" in text and not _REFERS.search(text):
-        text = _CHOICES.sub("", text) or text
-    text = _LABEL.sub("", text, count=1) or text
+    text = without_choices(text)
+    text = _DOTS.sub(" ", without_label(text) or text)
     if "\\" in text or "$" in text:
         for pattern, replacement in _TEX:
             text = pattern.sub(replacement, text)
@@ -219,14 +239,24 @@ def sentences(question: str) -> list[str]:
         text, changed = _FRACTION.subn(r" (\1) / (\2) ", text) if "\\frac" in text else (text, 0)
         if not changed:
             break
-    text = _ORDINAL.sub(lambda found: f" ord{found[1].translate(_LETTERS)} ", text)
+    if ")/(" in text:
+        text = _BRACKETED.sub(r" \1/\2 ", text)
+    if "^" in text:
+        text = _TRANSPOSED.sub(r"\1", _UNIT_POWER.sub(r"\1 ", text))
+    text = _PER_HOUR.sub(" miles per hour", _TITLE.sub(r"\1", _TIME.sub(_minutes, text)))
+    text = _DECADE.sub(r"\1 10 years", text)
+    text = _ORDINAL.sub(lambda found: f" {PLACE}{found[1].translate(_LETTERS)} ", text)
     text = _HYPHEN.sub("\u2011", text)
     parts = [" ".join(part.split()) for part in _ENDING.split(text) if part.strip()]
     asked = [part for part in parts if not _INSTRUCTION.match(part.strip(" *(")) or _BASE_ASKED.search(part)] or parts
     if not asked:
         return []
-    asked[0] = _LABEL.sub("", asked[0] + " ", count=1).strip()
-    return asked if asked[0] else asked[1:]
+    return [part for part in (without_label(part + " ").strip() for part in asked) if part] or asked
+
+
+def _minutes(found: re.Match[str]) -> str:
+    first = found[1].lower()
+    return f"{30 if first == 'half' else 45 if first[0] == 't' else 15} minutes"
 
 
 def stem(word: str) -> str:
@@ -255,7 +285,7 @@ def stem(word: str) -> str:
 
 
 def _symbols(tokens: list[str]) -> list[str]:
-    """What is compared of a sentence's tokens."""
+    """What is compared of a sentence's tokens, with "" for each stop word."""
     out: list[str] = []
     last = len(tokens) - 1
     for i, token in enumerate(tokens):
@@ -277,8 +307,36 @@ def _symbols(tokens: list[str]) -> list[str]:
         elif len(token) < 4 and (before in _ARITHMETIC or after in _ARITHMETIC) and token.isalpha() and token not in _NO_PRODUCT:
             out += ["~" + letter for letter in token]  # 2ab + 3
         elif token not in STOP:
-            out.append(stem(token))
+            out.append(_PLACES.get(token) or stem(token))
+        else:
+            out.append("")
     return out
+
+
+def _formulas(said: Sequence[str]) -> list[tuple[str, ...]]:
+    """The runs of two or more numbers, variables, operators and functions, one of which is no number or function."""
+    found: list[tuple[str, ...]] = []
+    chunk: list[str] = []
+    for token in (*said, ""):
+        if token and (token[0] in "#~" or token in OPERATORS or token in _FUNCTIONS):
+            chunk.append(token)
+            continue
+        if len(chunk) > 1 and any(one[0] == "~" or one in OPERATORS for one in chunk):
+            found.append(tuple(chunk))
+        chunk = []
+    return found
+
+
+def renamed(formula: Sequence[str]) -> tuple[str, ...]:
+    """A formula with its variables numbered in order, without what is written or left out at will."""
+    names: dict[str, str] = {}
+    kept = (token for token in formula if token not in ("*", "frac"))
+    return tuple(names.setdefault(token, f"~{len(names)}") if token[0] == "~" else token for token in kept)
+
+
+def numbers_of(reading: Reading) -> set[Fraction]:
+    """The values of all numbers of a question."""
+    return {value for token in reading.tokens if (value := value_of(token)) is not None}
 
 
 _ARITHMETIC = ("+", "-", "=", "^")
