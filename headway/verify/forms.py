@@ -18,6 +18,7 @@ _PLAIN = re.compile(
     r"(-?)(?:([0-9]{1,40})(?:\.([0-9]{1,40}))?|\\[dt]?frac\{([0-9]{1,40})\}\{(0*[1-9][0-9]{0,40})\}|([0-9]{1,40})/(0*[1-9][0-9]{0,40}))"
 )
 _LONGEST = 200  # characters of a form
+_MOST_BITS = 640  # of a number that is written out: some 190 digits
 
 
 @lru_cache(maxsize=65_536)
@@ -43,7 +44,7 @@ def _lowest(sign: str, whole: str, decimals: str, *fraction: str) -> str:
 
 def _form(shape: Shape) -> str:
     match shape:
-        case Value(exact=None):
+        case Value() if shape.exact is None or max(map(int.bit_length, shape.exact.as_integer_ratio())) > _MOST_BITS:
             return shape.text + (f" {shape.unit}" if shape.unit and shape.unit not in shape.text else "")
         case Value():
             unit = f" {shape.unit}" if shape.unit else ""

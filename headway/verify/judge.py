@@ -88,7 +88,7 @@ def verdict_of(rollout_id: str, verifier: str, reference: str, found: Judgement)
 @cache
 def _shared_verifier(pid: int) -> Verifier:
     """The verifier behind `grade`: one a process, since a forked one must not talk to its parent's workers."""
-    verifier = Verifier(seconds=0.6, last_number=True)
+    verifier = Verifier(seconds=0.3, last_number=True)
     atexit.register(verifier.close)
     return verifier
 

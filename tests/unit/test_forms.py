@@ -25,6 +25,8 @@ def test_form(answer, shown):
 def test_a_form_is_never_long():
     assert len(form("x+" * 5000)) <= 200
     assert len(form("7" * 300)) <= 200
+    assert form("2^{40000}") == "2^{40000}"  # twelve thousand digits: not written out
+    assert form("2^{600}") == str(2**600)
 
 
 def test_a_verdict_says_how_both_sides_were_read():
