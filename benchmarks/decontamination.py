@@ -2,6 +2,7 @@
 evaluation sets.
 
     python benchmarks/decontamination.py DATA [--part tuning|heldout] [--per-class 200] [--seed 0] [--failures 0] [--speed 20000]
+    python benchmarks/decontamination.py DATA --near 100000
 
 DATA is a folder with eval/gsm8k_test.jsonl, eval/math500.jsonl, eval/aime24.jsonl, eval/aime25.jsonl, eval/amc23.jsonl,
 eval/svamp.json and train/gsm8k_train.jsonl as their authors publish them. One JSON line a class (found or removed of how many)
@@ -23,6 +24,7 @@ Half of the questions, by a hash, are for tuning; of the other half only the sha
 import argparse
 import json
 import random
+import resource
 import sys
 import time
 from collections import Counter
@@ -37,6 +39,7 @@ from scripted import OTHERS, SCRIPTED
 from headway.config import SourceConfig
 from headway.problems.clean import normalise
 from headway.problems.load import load
+from headway.problems.near import deduplicate_near
 from headway.problems.overlap import SHARE, HeldoutIndex
 from headway.types import Problem, Split, content_id
 
@@ -175,6 +178,24 @@ def speed(train: list[Problem], heldout: list[Problem], size: int) -> None:
     )
 
 
+def near(train: list[Problem], size: int) -> None:
+    """Time and memory of near de-duplication: training questions with numbers drawn anew, every tenth nearly a copy."""
+    chance = random.Random(0)
+    shift, copy = CHANGING["one number"], SCRIPTED["other words"]
+    many: list[Problem] = []
+    for i in range(size):
+        again = many[-1].question if i % 10 == 9 else None
+        question = train[i % len(train)].question
+        text = (copy(again, chance) or again) if again else (shift(question, chance) or question)
+        many.append(Problem.make("web", "web", text + ("" if again else f" (case {i})"), str(i), Split.TRAIN))
+    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    kept, funnel = deduplicate_near(many)
+    seconds = time.perf_counter() - start
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    row = {"kind": "near", "questions": size, "kept": len(kept), "dropped": funnel.dropped, "seconds": round(seconds, 1)}
+    print(json.dumps(row | {"grown_mb": round(grown)}))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
@@ -183,7 +204,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--failures", type=int, default=0, help="print so many failures of each kind to standard error")
     parser.add_argument("--speed", type=int, default=0, help="time so many questions")
+    parser.add_argument("--near", type=int, default=0, help="near de-duplication of so many questions alone")
     given = parser.parse_args()
+    if given.near:
+        near(load(SourceConfig(data=str(given.data / "train" / "gsm8k_train.jsonl"))), given.near)
+        return
     files = sorted((given.data / "eval").iterdir())
     sets = [load(SourceConfig(data=str(file), split=Split.HELDOUT)) for file in files]
     everything = [problem for one in sets for problem in one]

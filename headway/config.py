@@ -173,7 +173,16 @@ class SftConfig(StageConfig):
     shortest: bool = True  # of a problem's rollouts prefer the shortest ones
     max_examples: int = Field(default=0, ge=0)  # 0 = all that pass (with `limo`: its 800)
     balance: Literal["difficulty", "length", "diversity"] = "difficulty"  # what `max_examples` are balanced over
-    limo: LimoConfig | None = None  # a section [sft.limo]; it then decides instead of the five settings above
+    limo: LimoConfig | None = None  # a section [sft.limo]; it then decides, with `max_examples`, and not the others above
+
+    @model_validator(mode="after")
+    def _all_count(self) -> SftConfig:
+        own = sorted({"per_problem", "max_repetition", "shortest", "balance"} & self.model_fields_set)
+        if self.limo is not None and own:
+            raise ValueError(f"`{own[0]}` is a setting of the paper's subset, which [limo] replaces: leave one of the two out")
+        if self.balance != "difficulty" and not self.max_examples:
+            raise ValueError("`balance` needs `max_examples`: without it all examples are kept")
+        return self
 
 
 class DpoConfig(StageConfig):
@@ -187,12 +196,18 @@ class DpoConfig(StageConfig):
     pairs_per_problem: int = Field(default=1, ge=1)
     teacher_pairs: bool = True  # pairs among the teacher's rollouts
     pair_by: Literal["beginning", "length", "hardest"] = "beginning"  # which pairs come first: see store/pairing.py
-    max_length_ratio: float = Field(default=0.0, ge=0)  # pairs of more different lengths are left out; 0 = none
+    max_length_ratio: float = Field(default=0.0, ge=0)  # pairs whose lengths differ by a larger factor are left out; 0 = none
     across_samplers: bool = False  # also pair a correct rollout of one author with a wrong one of another: teaches style, too
     own_problems: int = Field(default=0, ge=0)  # training problems on which the SFT model's own rollouts give pairs
     own_rollouts: int = Field(default=8, ge=2)
     temperature: float = Field(default=1.0, gt=0)  # of the own rollouts
     max_tokens: int = Field(default=16_384, ge=16)
+
+    @model_validator(mode="after")
+    def _is_a_factor(self) -> DpoConfig:
+        if 0 < self.max_length_ratio < 1:
+            raise ValueError("`max_length_ratio` is the longer length over the shorter one: 1 or more, or 0 for none")
+        return self
 
 
 class RlConfig(StageConfig):

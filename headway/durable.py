@@ -32,33 +32,21 @@ def write_atomic(path: str | Path, data: bytes | str) -> None:
 
     Missing parent folders are made. RunError in one line with the path where the disk is full or the place refuses.
     """
-    path = Path(path)
     content = data.encode("utf-8") if isinstance(data, str) else data
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    with refusing(path, len(content)):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except BaseException:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
-            raise
-        _fsync(path.parent)
+    with write_file_atomic(path, len(content)) as temporary, temporary.open("wb") as file:
+        file.write(content)
 
 
 @contextmanager
-def write_file_atomic(path: str | Path) -> Iterator[Path]:
+def write_file_atomic(path: str | Path, size: int | None = None) -> Iterator[Path]:
     """Yield a temporary path beside `path`; when the block has written it and ends well, it becomes `path` in one rename.
 
-    For files too large to be held whole. When the block raises, `path` stays as it was; an OSError becomes a RunError.
+    For files too large to be held whole. When the block raises, `path` stays as it was; an OSError becomes a RunError, which
+    names the `size` in bytes that did not fit, where it is known.
     """
     path = Path(path)
     temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    with refusing(path):
+    with refusing(path, size):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield temporary

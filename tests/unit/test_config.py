@@ -206,3 +206,21 @@ def test_a_wrong_extends_is_one_line(tmp_path, text, message):
     with pytest.raises(ConfigError, match=message) as caught:
         load_recipe(tmp_path / "self.toml")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("sft.balance=length", "`balance` needs `max_examples`"),
+        ("dpo.max_length_ratio=0.5", "1 or more, or 0 for none"),
+    ],
+)
+def test_a_setting_that_could_not_act_is_refused(tmp_path, override, message):
+    assert message in message_of(tmp_path, TEXT, override)
+
+
+def test_limo_takes_the_place_of_the_papers_subset_and_is_not_mixed_with_it(tmp_path):
+    text = TEXT + "\n[sft.limo]\ntries = 8\n"
+    (tmp_path / "limo.toml").write_text(text)
+    assert load_recipe(tmp_path / "limo.toml", ["sft.max_examples=50"]).sft.limo.tries == 8
+    assert "`per_problem` is a setting of the paper's subset" in message_of(tmp_path, text, "sft.per_problem=2")

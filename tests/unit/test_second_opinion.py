@@ -13,15 +13,19 @@ import pytest
 from chat_server import ChatServer
 
 from headway import cli
+from headway.config import SourceConfig
 from headway.curate.canary import canaries
 from headway.curate.judging import decide
 from headway.curate.opinion import Question, code_of, read_vote, refusal, shown, vote_messages
 from headway.errors import StoreError
+from headway.problems.load import load
 from headway.store.combined import check_verifier
 from headway.store.labels import pass_counts
 from headway.store.queries import dpo_pairs, midtrain_examples
 from headway.store.store import Store
 from headway.types import Outcome, Problem, Rollout, Split, StopReason, Verdict
+
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 
 FILE = Path(__file__).parents[1] / "cases" / "judge_attacks.jsonl"
 CASES = [json.loads(line) for line in FILE.read_text(encoding="utf-8").split("\n") if line]
@@ -307,3 +311,16 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path, capsys):
         assert code == 2
         assert "with votes = 3; now it is 5: give it another name with --name" in errors
     assert run_here(capsys, "judge", str(tmp_path / "store"))[0] == 2
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data is not beside this checkout")
+def test_what_real_answers_are_refused():
+    problems = load(SourceConfig(data=str(SHARED / "eval" / "math500.jsonl")))
+    shifted = [*problems[1:], problems[0]]
+    assert [
+        p.reference for p, other in zip(problems, shifted, strict=True) if refusal(p.reference, other.reference, p.question)
+    ] == []
+    rows = [json.loads(line) for line in (SHARED / "grader_cases.jsonl").read_text(encoding="utf-8").splitlines()]
+    pairs = [(row["pred"], row["gold"]) for row in rows if row["expected"] and row["pred_form"] == "bare"]
+    refused = [pair for pair in pairs if refusal(*pair)]
+    assert len(refused) <= 7, refused  # of 164: they stay as the rules judged them
