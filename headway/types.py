@@ -222,26 +222,44 @@ class Request:
     Example: ``Request(prompt_ids=(5, 9, 2), keys=(k0, k1), max_tokens=64, temperature=1.0)`` asks for two samples.
 
     `keys` holds one 64-bit noise key a sample, made by `engine.sampling.sample_key(seed, problem_id, index)`;
-    n = len(keys). Temperature 0 is greedy.
+    n = len(keys). Temperature 0 is greedy. The order of the options is that of `transformers` and vLLM: repetition penalty on the
+    logits, temperature, then top-k, top-p and min-p each on the distribution that the one before left.
     """
 
     prompt_ids: tuple[int, ...]
     keys: tuple[int, ...]
     max_tokens: int
     temperature: float = 1.0
-    top_p: float = 1.0
+    top_p: float = 1.0  # the smallest set of likeliest tokens with at least this mass
+    top_k: int = 0  # the k likeliest tokens; 0: all
+    min_p: float = 0.0  # tokens at least this likely beside the likeliest one
+    repetition_penalty: float = 1.0  # of tokens in the prompt or sampled before (CTRL, arXiv 1909.05858, section 4.1)
+    anneal: tuple[float, int] | None = None  # (temperature at the end, new tokens until then), linear from `temperature`
+    stop_ids: tuple[int, ...] = ()  # that end this request's samples, beside the model's own
+    stop_strings: tuple[str, ...] = ()
+    wants_entropies: bool = False
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether its tokens are drawn from the model's own distribution at a temperature: what RL's ratios need."""
+        return self.top_p == 1 and self.top_k == 0 and self.min_p == 0 and self.repetition_penalty == 1
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """One sample of the engine. `token_ids` ends in the stop token when `stop_reason` is STOP.
+    """One sample of the engine. `token_ids` ends in the stop token when `stop_reason` is STOP and `stop_string` is empty.
 
     Example: ``Completion(token_ids=(31, 8, 1), logprobs=(-0.1, -0.7, -0.02), stop_reason=StopReason.STOP)``
+
+    `entropies` (nats, of the distributions drawn from) only where asked for. `versions` are those of the policy that drew it.
     """
 
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     stop_reason: StopReason
+    entropies: tuple[float, ...] = ()
+    stop_string: str = ""  # the one that ended it; the last token completes it
+    versions: tuple[int, ...] = (0,)
 
 
 @dataclass(frozen=True, slots=True)
