@@ -1,93 +1,235 @@
-"""Keys and values of the sequences in flight: one slot a sequence, filled from its start.
+"""Keys and values of the tokens in flight, in blocks: memory grows with the tokens there are, not with what each might become.
 
-    keys, values  [layers][slots, kv_heads, positions, head_dim],    lengths [slots]
+    pool:    keys, values  [layers][blocks, kv_heads, BLOCK, head_dim]        block 0 | block 1 | ...
+    strand:  the tokens of one sequence = the blocks of its prefix, if it shares one, then its own
 
-Attention of one new token a slot against everything the slot holds. The room for positions grows in steps as
-sequences do. It does not know what is decoded, when a sequence ends, or who gets a slot.
+Two pools: `own`, whose blocks have one reader each, and `shared`, for prompts that several samples begin with. Blocks in use are
+kept at the front of a pool, so that a step can read them where they lie. It does not know what a sequence is for, nor how
+attention is computed over the blocks (`paged`).
 """
 
 from __future__ import annotations
 
+import heapq
+from dataclasses import dataclass, field
+
+import numpy as np
 import torch
 from torch import Tensor
 
+from headway.errors import EngineError
 from headway.model.config import DecoderConfig
 
-_STEP = 64  # positions of room added at a time
-_MOST_BYTES = 2 << 30  # of keys and values, were every sequence to grow to its limit
-_MOST_SLOTS = 1024  # wider steps gain nothing: the products are at the machine's rate by then
+BLOCK = 32  # positions a block
+_MOST_BYTES = 2 << 30  # of keys and values, unless the caller says otherwise
+_LONGEST_AT_ONCE = 8  # sequences of the greatest length that fit in any case
 
 
-def fitting_slots(config: DecoderConfig, longest: int, dtype: torch.dtype) -> int:
-    """How many sequences of up to `longest` positions run at once: a function of the model alone, never of what is free."""
-    position = 2 * config.layers * config.kv_heads * config.head_dim * dtype.itemsize
-    return max(8, min(_MOST_SLOTS, _MOST_BYTES // (position * longest)))
+def bytes_per_position(config: DecoderConfig, dtype: torch.dtype) -> int:
+    """Keys and values of one token in all layers."""
+    return 2 * config.layers * config.kv_heads * config.head_dim * dtype.itemsize
 
 
-class SlotCache:
-    """The cache of `slots` sequences. `active` slots are 0 .. active-1; the engine keeps them contiguous."""
+def default_positions(config: DecoderConfig, longest: int, dtype: torch.dtype) -> int:
+    """How many positions a cache may come to hold: a function of the model and the longest request, never of what is free."""
+    return max(_LONGEST_AT_ONCE * (longest + 2 * BLOCK), _MOST_BYTES // bytes_per_position(config, dtype))
 
-    def __init__(self, config: DecoderConfig, slots: int, dtype: torch.dtype, device: torch.device):
-        self._config = config
-        self._room = 0
-        self._slots = slots
-        self._dtype, self._device = dtype, device
-        self.keys: list[Tensor] = []
-        self.values: list[Tensor] = []
-        self.active = 0
-        self.lengths = torch.zeros(slots, dtype=torch.int64, device=device)
-        self._longest = 0
-        self._mask: Tensor = torch.empty(0)
-        self._group = config.heads // config.kv_heads
-        self._scale = config.head_dim**-0.5
 
-    def reserve(self, positions: int) -> None:
-        """Make room for sequences of this many positions, keeping what is there."""
-        if positions <= self._room:
+def blocks_of(tokens: int) -> int:
+    """Blocks that hold this many tokens."""
+    return -(-tokens // BLOCK)
+
+
+@dataclass(slots=True, eq=False)
+class Strand:
+    """The cached tokens of one sequence, or of a prompt that several share.
+
+    Example: 40 tokens behind a prefix of 70: ``start=70``, ``length=40``, two blocks of 32, the second with 8 tokens in it.
+
+    Token i of it stands at position start + i, in ``blocks[i // BLOCK]`` at i % BLOCK. `slot` is its row in the decode batch, or -1.
+    """
+
+    pool: Pool
+    prefix: Strand | None = None
+    start: int = 0
+    length: int = 0
+    blocks: list[int] = field(default_factory=list[int])
+    slot: int = -1
+    readers: int = 0  # strands that have this one as their prefix
+
+    @property
+    def end(self) -> int:
+        """The position of the next token."""
+        return self.start + self.length
+
+    @property
+    def room(self) -> int:
+        """Tokens that its blocks can still take."""
+        return len(self.blocks) * BLOCK - self.length
+
+    def enter(self, slot: int) -> None:
+        """Become row `slot` of the decode batch; -1: leave it."""
+        self.slot = slot
+        self.pool.reader[self.blocks] = slot
+        self.pool.version += 1
+
+
+class Pool:
+    """Blocks of memory. `reader`, `place` and `first` [blocks] say whose each is, which of its owner's it is, and at which
+    position it begins; `mask` [blocks, BLOCK] is 0 where a token is stored and -inf elsewhere. `version` changes as they do.
+    At most `most` blocks.
+    """
+
+    def __init__(self, config: DecoderConfig, most: int, dtype: torch.dtype, device: torch.device):
+        self._shape = (config.kv_heads, BLOCK, config.head_dim)
+        self._dtype, self._device, self._most = dtype, device, most
+        self.keys = [torch.empty((0, *self._shape), dtype=dtype, device=device) for _ in range(config.layers)]
+        self.values = [torch.empty((0, *self._shape), dtype=dtype, device=device) for _ in range(config.layers)]
+        self.reader = np.full(0, -1, dtype=np.int64)
+        self.place = np.zeros(0, dtype=np.int64)
+        self.first = np.zeros(0, dtype=np.int64)
+        self.mask = np.zeros((0, BLOCK), dtype=np.float32)
+        self._owners: list[Strand | None] = []
+        self._free: list[int] = []
+        self.used = self.top = self.version = 0  # top: one more than the highest block in use, which is what a step reads
+
+    @property
+    def size(self) -> int:
+        """Blocks that have memory."""
+        return len(self._owners)
+
+    def take(self, strand: Strand, count: int) -> None:
+        """Give a strand `count` more blocks, the lowest that are free."""
+        if count > len(self._free):
+            self._grow(self.used + count)
+        for _ in range(count):
+            block = heapq.heappop(self._free)
+            self._owners[block] = strand
+            self.reader[block], self.place[block] = strand.slot, len(strand.blocks)
+            self.first[block] = strand.start + len(strand.blocks) * BLOCK
+            self.mask[block] = -np.inf
+            strand.blocks.append(block)
+            self.top = max(self.top, block + 1)
+        self.used += count
+        self.version += 1
+
+    def give(self, strand: Strand) -> None:
+        """Take back all blocks of a strand."""
+        for block in strand.blocks:
+            self._owners[block] = None
+            heapq.heappush(self._free, block)
+        self.reader[strand.blocks] = -1
+        self.used -= len(strand.blocks)
+        strand.blocks, strand.length, strand.slot = [], 0, -1
+        while self.top and self._owners[self.top - 1] is None:
+            self.top -= 1
+        self.version += 1
+
+    def compact(self) -> None:
+        """Move the highest blocks into the gaps, once the gaps are an eighth of what a step reads."""
+        if self.top - self.used <= self.top // 8:
             return
-        room = -(-positions // _STEP) * _STEP
-        shape = (self._slots, self._config.kv_heads, room, self._config.head_dim)
-        old_keys, old_values = self.keys, self.values
-        self.keys = [torch.zeros(shape, dtype=self._dtype, device=self._device) for _ in range(self._config.layers)]
-        self.values = [torch.zeros(shape, dtype=self._dtype, device=self._device) for _ in range(self._config.layers)]
-        for layer in range(len(old_keys)):
-            self.keys[layer][:, :, : self._room] = old_keys[layer]
-            self.values[layer][:, :, : self._room] = old_values[layer]
-        self._room = room
+        source = [block for block in range(self.used, self.top) if self._owners[block] is not None]
+        target = [block for block in range(self.used) if self._owners[block] is None]
+        for layers in (self.keys, self.values):
+            for layer in layers:
+                layer[target] = layer[source]
+        for old, new in zip(source, target, strict=True):
+            strand = self._owners[old]
+            assert strand is not None, "a block in use has an owner"
+            strand.blocks[int(self.place[old])] = new
+            self._owners[old], self._owners[new] = None, strand
+        for column in (self.reader, self.place, self.first, self.mask):
+            column[target] = column[source]
+        self.reader[source] = -1
+        self._free = list(range(self.used, self.size))
+        self.top = self.used
+        self.version += 1
 
-    def fill(self, layer: int, slot: int, copies: int, k: Tensor, v: Tensor) -> None:
-        """Put a prompt's keys and values [length, kv_heads, d] into `copies` neighbouring slots from `slot` on."""
-        length = k.shape[0]
-        self.keys[layer][slot : slot + copies, :, :length] = k.transpose(0, 1)
-        self.values[layer][slot : slot + copies, :, :length] = v.transpose(0, 1)
+    def _grow(self, blocks: int) -> None:
+        """More memory, an eighth at a time: zeros, for what is not yet written is multiplied by 0, and must be a number.
 
-    def move(self, source: Tensor, target: Tensor, longest: int) -> None:
-        """Copy whole slots `source` [n] over `target` [n] (disjoint), up to `longest` positions."""
-        for layer in range(self._config.layers):
-            self.keys[layer][target, :, :longest] = self.keys[layer][source, :, :longest]
-            self.values[layer][target, :, :longest] = self.values[layer][source, :, :longest]
-        self.lengths[target] = self.lengths[source]
+        On the CPU all that may ever be needed is reserved at once, which costs nothing until it is written to; elsewhere a layer at a
+        time is copied, so that the old and the new never stand side by side whole.
+        """
+        old, size = self.size, min(max(blocks, self.size + self.size // 8, 8), self._most)
+        for layers in (self.keys, self.values):
+            for number, before in enumerate(layers):
+                if len(before) < size:
+                    room = self._most if self._device.type == "cpu" else size
+                    layers[number] = torch.empty((room, *self._shape), dtype=self._dtype, device=self._device)
+                    layers[number][:old] = before[:old]
+                layers[number][old:size].zero_()
+        more = size - old
+        self.reader = np.concatenate([self.reader, np.full(more, -1, dtype=np.int64)])
+        self.place = np.concatenate([self.place, np.zeros(more, dtype=np.int64)])
+        self.first = np.concatenate([self.first, np.zeros(more, dtype=np.int64)])
+        self.mask = np.concatenate([self.mask, np.zeros((more, BLOCK), dtype=np.float32)])
+        self._owners += [None] * more
+        self._free += range(old, size)  # higher than all that is there: a heap stays a heap
 
-    def begin_step(self, longest: int) -> None:
-        """Prepare one decode step: `longest` is the highest length among the active slots, new token included."""
-        self.reserve(longest)
-        self._longest = longest
-        lengths = self.lengths[: self.active]
-        self._place = (torch.arange(self.active, device=self._device), lengths)
-        blocked = torch.arange(longest, device=self._device)[None, :] > lengths[:, None]
-        self._mask = torch.zeros(blocked.shape, dtype=torch.float32, device=self._device)
-        self._mask.masked_fill_(blocked, float("-inf"))
-        self._mask = self._mask[:, None, None, :]
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Store one new key and value a slot and attend: q [B, heads, d], k and v [B, kv_heads, d] -> [B, heads, d]."""
-        batch, heads, dim = q.shape
-        slots, place = self._place
-        keys, values = self.keys[layer], self.values[layer]
-        keys[slots, :, place] = k.to(keys.dtype)
-        values[slots, :, place] = v.to(values.dtype)
-        grouped = q.view(batch, heads // self._group, self._group, dim) * self._scale
-        seen = keys[:batch, :, : self._longest]
-        scores = torch.matmul(grouped.to(keys.dtype), seen.transpose(-1, -2)).float() + self._mask
-        weights = scores.softmax(-1).to(values.dtype)
-        return torch.matmul(weights, values[:batch, :, : self._longest]).to(q.dtype).reshape(batch, heads, dim)
+class BlockCache:
+    """The strands in flight. It holds at most `positions` tokens' worth of blocks, and takes memory as it comes to need it."""
+
+    def __init__(self, config: DecoderConfig, positions: int, dtype: torch.dtype, device: torch.device):
+        self.config = config
+        self.most = blocks_of(positions)
+        self.own, self.shared = (Pool(config, self.most, dtype, device) for _ in range(2))
+        self._block_bytes = BLOCK * bytes_per_position(config, dtype)
+
+    @property
+    def free(self) -> int:
+        """Blocks that can still be taken."""
+        return self.most - self.own.used - self.shared.used
+
+    @property
+    def bytes(self) -> int:
+        """Memory of keys and values, used or not."""
+        return (self.own.size + self.shared.size) * self._block_bytes
+
+    def open(self, prefix: Strand | None = None, start: int = 0, is_shared: bool = False) -> Strand:
+        """An empty strand, behind a prefix of `start` tokens if it has one. `is_shared`: it is to be a prefix itself."""
+        if prefix is not None:
+            prefix.readers += 1
+        return Strand(self.shared if is_shared else self.own, prefix, start)
+
+    def extend(self, strand: Strand, tokens: int) -> bool:
+        """Make room for so many more tokens; False, and nothing happens, where the cache is full."""
+        missing = blocks_of(strand.length + tokens) - len(strand.blocks)
+        if missing > self.free:
+            return False
+        if missing > 0:
+            strand.pool.take(strand, missing)
+        return True
+
+    def close(self, strand: Strand) -> Strand | None:
+        """Forget a strand; the prefix too, once it has no reader: it is returned then."""
+        strand.pool.give(strand)
+        prefix, strand.prefix = strand.prefix, None
+        if prefix is None:
+            return None
+        prefix.readers -= 1
+        if prefix.readers:
+            return None
+        self.close(prefix)
+        return prefix
+
+    def append(self, strand: Strand, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Count `count` new tokens as stored; (block, place within it) of each, int64 [count]. Their room must be there."""
+        if strand.room < count:
+            raise EngineError(f"a strand has room for {strand.room} tokens, not {count}")
+        index = np.arange(strand.length, strand.length + count)
+        blocks, places = np.array(strand.blocks, dtype=np.int64)[index // BLOCK], index % BLOCK
+        strand.pool.mask[blocks, places] = 0
+        strand.length += count
+        return blocks, places
+
+    def history(self, layer: int, strand: Strand) -> tuple[Tensor, Tensor]:
+        """All keys and values of a strand, prefix and all, as [tokens, kv_heads, head_dim]: copies."""
+        parts = [s for s in (strand.prefix, strand) if s is not None and s.length]
+        found: list[Tensor] = []
+        for name in ("keys", "values"):
+            rows = [getattr(s.pool, name)[layer][s.blocks].transpose(1, 2).flatten(0, 1)[: s.length] for s in parts]
+            found.append(torch.cat(rows) if len(rows) > 1 else rows[0])
+        return found[0], found[1]

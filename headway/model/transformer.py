@@ -94,27 +94,31 @@ class Decoder(nn.Module):
 
         `keep(layer, k, v)` is shown each layer's keys and values [T, kv_heads, d], to fill a cache.
         """
-        cos, sin = rotation(self.frequencies, layout.positions)  # type: ignore[arg-type]
-        x = self.embedding(ids)
-        for number, block in enumerate(self.blocks):
 
-            def attention(q: Tensor, k: Tensor, v: Tensor, number: int = number) -> Tensor:
-                if keep is not None:
-                    keep(number, k, v)
-                return attend(q, k, v, layout)
+        def attention(number: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            if keep is not None:
+                keep(number, k, v)
+            return attend(q, k, v, layout)
 
-            if self.recompute_blocks and torch.is_grad_enabled():
-                x = recompute(block, x, cos, sin, attention, use_reentrant=False)
-            else:
-                x = block(x, cos, sin, attention)
-        return self.norm(x)
+        return self.hidden(ids, layout.positions, attention)
 
     def decode(self, ids: Tensor, positions: Tensor, cache: KeyValues) -> Tensor:
         """Hidden states [B, width] of one new token of each of B sequences, ids and positions [B]."""
+        return self.hidden(ids, positions, cache.attend)
+
+    def hidden(self, ids: Tensor, positions: Tensor, attention: Callable[[int, Tensor, Tensor, Tensor], Tensor]) -> Tensor:
+        """Hidden states [T, width] after the last norm; `attention(layer, q, k, v)` says who sees whom."""
         cos, sin = rotation(self.frequencies, positions)  # type: ignore[arg-type]
         x = self.embedding(ids)
         for number, block in enumerate(self.blocks):
-            x = block(x, cos, sin, lambda q, k, v, number=number: cache.attend(number, q, k, v))
+
+            def here(q: Tensor, k: Tensor, v: Tensor, number: int = number) -> Tensor:
+                return attention(number, q, k, v)
+
+            if self.recompute_blocks and torch.is_grad_enabled():
+                x = recompute(block, x, cos, sin, here, use_reentrant=False)
+            else:
+                x = block(x, cos, sin, here)
         return self.norm(x)
 
 

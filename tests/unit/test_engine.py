@@ -144,7 +144,9 @@ def test_new_weights_are_used_at_once() -> None:
         decoder.embedding.weight.add_(0.5 * torch.randn(40, 24, generator=torch.Generator().manual_seed(0)))
     after = engine.generate(requests)
     assert before != after
-    assert after == Engine(decoder, STOP).generate(requests)
+    assert {c.versions for completions in before for c in completions} == {(0,)}
+    assert {c.versions for completions in after for c in completions} == {(1,)}
+    assert after == [[replace(c, versions=(1,)) for c in found] for found in Engine(decoder, STOP).generate(requests)]
 
 
 @pytest.mark.parametrize(

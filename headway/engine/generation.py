@@ -1,0 +1,368 @@
+"""Requests on their way through the engine: who waits, whose prompt is being computed, who draws a token a step.
+
+    waiting --admit--> filling (prompts, in pieces of a step's budget) --> active --stop or limit--> done
+       ^                                                                     |
+       +---------------------- preempt: the youngest, where memory is short -+
+
+A preempted sample keeps its tokens; its keys and values are computed again when there is room, and it goes on where it was. Which
+samples run together changes none of them: noise belongs to (key, position). It does not know text or problems.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from headway.engine.cache import BlockCache, Strand, blocks_of
+from headway.engine.paged import Decoding, Filling
+from headway.engine.sampling import draw, uniforms
+from headway.errors import EngineError
+from headway.model.head import next_logits
+from headway.model.transformer import Decoder
+from headway.types import Completion, Request, StopReason
+
+
+@dataclass(slots=True, eq=False)
+class InFlight:
+    """One sample that waits or is at work."""
+
+    request: int
+    index: int
+    key: int
+    max_tokens: int
+    asked: Request
+    tokens: list[int] = field(default_factory=list[int])
+    logprobs: list[float] = field(default_factory=list[float])
+    entropies: list[float] = field(default_factory=list[float])
+    versions: list[int] = field(default_factory=list[int])
+    stop_string: str = ""
+    strand: Strand | None = None  # while it is at work
+
+
+Watch = Callable[[list[InFlight]], None]
+Decode = Callable[[Sequence[int]], str]
+
+
+@dataclass(slots=True, eq=False)
+class _Fill:
+    """Tokens on their way into a strand. `samples` draw their first token from the last hidden state, once it is there."""
+
+    strand: Strand
+    ids: tuple[int, ...]
+    samples: list[InFlight]
+    done: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class _Prompt:
+    """A prompt that several samples share, in the cache as long as one of them is at work."""
+
+    strand: Strand
+    fill: _Fill
+    hidden: Tensor | None = None  # [1, width] of its last token
+
+
+@dataclass(slots=True)
+class Counts:
+    """What a generation has done so far."""
+
+    samples: int = 0
+    finished: int = 0
+    prompt_tokens: int = 0  # through the model: of prompts, and of preempted samples once more
+    new_tokens: int = 0
+    steps: int = 0
+    preemptions: int = 0
+    prefill_seconds: float = 0.0
+    decode_seconds: float = 0.0
+    cache_bytes: int = 0  # the most there was
+    sequence_steps: int = 0  # tokens of decode steps: over `steps`, the mean batch
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much runs at once: samples, positions in the cache, and prompt tokens a step."""
+
+    samples: int
+    positions: int
+    prefill_tokens: int
+
+
+class Generation:
+    """The state of one `generate` call, or of a session, whose requests come and go.
+
+    `watch` is called with the sequences that have just drawn a token, before those that ended leave. `version` gives the policy's
+    version now, and `decode` the text of tokens, for stop strings.
+    """
+
+    def __init__(
+        self,
+        model: Decoder,
+        stop: frozenset[int],
+        limits: Limits,
+        version: Callable[[bool], int],
+        watch: Watch | None = None,
+        decode: Decode | None = None,
+    ):
+        self._model, self._stop, self._limits = model, stop, limits
+        self._version, self._watch, self._decode = version, watch, decode
+        self._cache = BlockCache(model.config, limits.positions, compute_dtype(model), model.device)
+        self._decoding = Decoding(self._cache, model.device)
+        self._requests: dict[int, Request] = {}
+        self._prompts: dict[int, _Prompt] = {}
+        self._waiting: deque[InFlight] = deque()
+        self._fills: list[_Fill] = []
+        self._ready: list[
+            tuple[InFlight, Tensor]
+        ] = []  # whose strand is whole, and the last hidden state [1, width] of its prompt
+        self._active: list[InFlight] = []  # by slot
+        self._order: dict[InFlight, int] = {}  # of admission, of all that are at work
+        self._admitted = 0
+        self._done: dict[tuple[int, int], Completion] = {}
+        self.counts = Counts()
+
+    def completions(self) -> list[list[Completion]]:
+        """All samples, once `step` has said that nothing is left."""
+        return [[self._done[r, i] for i in range(len(q.keys))] for r, q in self._requests.items()]
+
+    def add(self, number: int, request: Request) -> None:
+        """Queue a request's samples behind those that wait. Raises EngineError where the cache could not hold even one of them."""
+        needed = blocks_of(len(request.prompt_ids)) + blocks_of(request.max_tokens)
+        if needed > self._cache.most:
+            raise EngineError(
+                f"request {number}: {len(request.prompt_ids)} prompt tokens and max_tokens {request.max_tokens} do not fit the "
+                f"cache's {self._limits.positions} positions"
+            )
+        self._requests[number] = request
+        self.counts.samples += len(request.keys)
+        self._waiting += [InFlight(number, i, key, request.max_tokens, request) for i, key in enumerate(request.keys)]
+
+    def drop(self, number: int, index: int) -> None:
+        """Let a sample end with its next token, as if that were its limit; one that waits does not start (again)."""
+        for sample in self._order:
+            if (sample.request, sample.index) == (number, index):
+                sample.max_tokens = min(sample.max_tokens, len(sample.tokens) + 1)
+        for sample in [s for s in self._waiting if (s.request, s.index) == (number, index)]:
+            self._waiting.remove(sample)
+            self._finish(sample, StopReason.LENGTH)
+
+    def collect(self) -> list[tuple[int, int, Completion]]:
+        """(request, index, completion) of the samples that ended since the last call; of a whole request nothing is kept."""
+        ended = [(r, i, completion) for (r, i), completion in self._done.items()]
+        self._done.clear()
+        return ended
+
+    def forget(self, number: int) -> None:
+        """Let go of a request all of whose samples were collected."""
+        del self._requests[number]
+
+    def step(self) -> bool:
+        """Admit what fits, compute a budget of prompt tokens, draw one token for every active sample. False: nothing is left."""
+        version = self._version(bool(self._order))
+        self._admit()
+        started = time.monotonic()
+        if self._fills or self._ready:
+            self._fill(version)
+            self._retire()
+        filled = time.monotonic()
+        self.counts.prefill_seconds += filled - started
+        if self._active:
+            self._make_room()
+        if self._active:
+            strands = [s.strand for s in self._active if s.strand is not None]
+            positions = torch.from_numpy(self._decoding.begin(strands)).to(self._model.device)
+            ids = torch.tensor([s.tokens[-1] for s in self._active], device=self._model.device)
+            with autocast(self._model):
+                hidden = self._model.decode(ids, positions, self._decoding)
+            self._draw(hidden, self._active, version)
+            self.counts.steps += 1
+            self.counts.sequence_steps += len(self._active)
+            self.counts.decode_seconds += time.monotonic() - filled
+            self._retire()
+        return bool(self._order or self._waiting)
+
+    def _admit(self) -> None:
+        """Let the first that wait begin, as long as there are slots, and blocks for them and for those at work."""
+        while self._waiting and len(self._order) < self._limits.samples:
+            sample = self._waiting[0]
+            ids, behind = sample.asked.prompt_ids, tuple(sample.tokens[:-1])
+            prompt = self._prompts.get(sample.request)
+            is_shared = len(sample.asked.keys) > 1
+            needed = blocks_of(len(behind) + 1) + blocks_of(len(ids)) * (prompt is None)
+            if self._order and needed + len(self._order) // 2 > self._cache.free:
+                return
+            self._waiting.popleft()
+            self._admitted += 1
+            self._order[sample] = self._admitted
+            if not is_shared:
+                sample.strand = self._cache.open()
+                self._begin(sample.strand, ids + behind, sample)
+                continue
+            if prompt is None:
+                fill = self._begin(self._cache.open(is_shared=True), ids)
+                prompt = self._prompts[sample.request] = _Prompt(fill.strand, fill)
+            sample.strand = self._cache.open(prompt.strand, len(ids))
+            if behind:
+                self._begin(sample.strand, behind, sample)
+            elif prompt.hidden is None:
+                prompt.fill.samples.append(sample)
+            else:
+                self._ready.append((sample, prompt.hidden))
+
+    def _begin(self, strand: Strand, ids: tuple[int, ...], *samples: InFlight) -> _Fill:
+        """Queue tokens for a strand, whose blocks are taken at once."""
+        fill = _Fill(strand, ids, list(samples))
+        is_there = self._cache.extend(strand, len(ids))
+        assert is_there, "admission has counted the blocks"
+        self._fills.append(fill)
+        return fill
+
+    def _fill(self, version: int) -> None:
+        """One forward pass over the next prompt tokens; samples whose prompt is whole become active and draw their first token."""
+        pieces: list[tuple[_Fill, int]] = []
+        left = self._limits.prefill_tokens
+        for fill in self._fills:
+            if left > 0:
+                pieces.append((fill, min(left, len(fill.ids) - fill.done)))
+                left -= pieces[-1][1]
+        if pieces:
+            pieces.sort(key=lambda piece: piece[0].strand.end > 0)  # those that begin at 0 first
+            device = self._model.device
+            ids = torch.tensor([t for fill, n in pieces for t in fill.ids[fill.done : fill.done + n]], device=device)
+            filling = Filling(self._cache, [(fill.strand, n) for fill, n in pieces], device)
+            with autocast(self._model):
+                hidden = self._model.hidden(ids, filling.positions, filling.attend)[filling.last]
+            self.counts.prompt_tokens += len(ids)
+            for row, (fill, count) in enumerate(pieces):
+                fill.done += count
+                if fill.done == len(fill.ids):
+                    self._end_fill(fill, hidden[row : row + 1])
+        ready, self._ready = self._ready, []
+        for sample, _ in ready:
+            assert sample.strand is not None, "a sample at work has a strand"
+            sample.strand.enter(len(self._active))
+            self._active.append(sample)
+        fresh = [(sample, hidden) for sample, hidden in ready if not sample.tokens]
+        if fresh:
+            self._draw(torch.cat([hidden for _, hidden in fresh]), [sample for sample, _ in fresh], version)
+
+    def _end_fill(self, fill: _Fill, hidden: Tensor) -> None:
+        self._fills.remove(fill)
+        self._ready += [(sample, hidden) for sample in fill.samples]
+        if fill.strand.pool is self._cache.shared:
+            self._prompts[fill.samples[0].request].hidden = hidden
+
+    def _make_room(self) -> None:
+        """A block for every active sample that needs one for its next token; where there is none, the youngest make way."""
+        for sample in sorted(
+            (s for s in self._active if s.strand is not None and not s.strand.room), key=self._order.__getitem__
+        ):
+            while sample.strand is not None and not self._cache.extend(sample.strand, 1):
+                self._preempt(max(self._order, key=self._order.__getitem__))
+
+    def _preempt(self, sample: InFlight) -> None:
+        """Let a sample make way: it waits, first in the row, and keeps its tokens."""
+        self.counts.preemptions += 1
+        for fill in [f for f in self._fills if sample in f.samples]:
+            fill.samples.remove(sample)
+            if fill.strand is sample.strand:
+                self._fills.remove(fill)
+        if sample.strand is not None and sample.strand.slot >= 0:
+            self._leave([sample.strand.slot])
+        else:
+            self._close(sample)
+        self._waiting.appendleft(sample)
+
+    def _draw(self, hidden: Tensor, samples: list[InFlight], version: int) -> None:
+        """Draw one token for each sample and write it down."""
+        keys = np.array([s.key for s in samples], dtype=np.uint64)
+        positions = np.array([len(s.tokens) for s in samples], dtype=np.int64)
+        device = hidden.device
+        noise = torch.from_numpy(uniforms(keys, positions)).to(device)
+        temperature = torch.tensor([s.asked.temperature for s in samples], dtype=torch.float32, device=device)
+        nucleus = any(s.asked.top_p < 1 for s in samples)
+        top_p = torch.tensor([s.asked.top_p for s in samples], dtype=torch.float32, device=device) if nucleus else None
+        tokens, logprobs = draw(next_logits(hidden, self._model.output_weight), noise, temperature, top_p)
+        for sample, token, logprob in zip(samples, tokens.tolist(), logprobs.tolist(), strict=True):
+            sample.tokens.append(token)
+            sample.logprobs.append(logprob)
+            if not sample.versions or sample.versions[-1] != version:
+                sample.versions.append(version)
+            if sample.asked.stop_strings:
+                self._look_for_strings(sample)
+        self.counts.new_tokens += len(samples)
+        if self._watch is not None:
+            self._watch(samples)
+
+    def _look_for_strings(self, sample: InFlight) -> None:
+        """Note the stop string that the last token has completed, if any."""
+        assert self._decode is not None, "the engine has checked that it can decode"
+        window = max(len(text.encode()) for text in sample.asked.stop_strings) + 8  # a token is at least a byte; some are none
+        text = self._decode(sample.tokens[-window:])
+        sample.stop_string = next((wanted for wanted in sample.asked.stop_strings if wanted in text), "")
+
+    def _ends(self, sample: InFlight) -> StopReason | None:
+        token = sample.tokens[-1]
+        if token in self._stop or token in sample.asked.stop_ids or sample.stop_string:
+            return StopReason.STOP
+        return StopReason.LENGTH if len(sample.tokens) >= sample.max_tokens else None
+
+    def _retire(self) -> None:
+        """Take out what ended."""
+        ended = [(slot, reason) for slot, s in enumerate(self._active) if (reason := self._ends(s)) is not None]
+        if not ended:
+            return
+        for slot, reason in ended:
+            self._finish(self._active[slot], reason)
+        self._leave([slot for slot, _ in ended])
+        self.counts.cache_bytes = max(self.counts.cache_bytes, self._cache.bytes)
+        self._cache.own.compact()
+        self._cache.shared.compact()
+
+    def _finish(self, sample: InFlight, reason: StopReason) -> None:
+        self.counts.finished += 1
+        self._done[sample.request, sample.index] = Completion(
+            tuple(sample.tokens),
+            tuple(sample.logprobs),
+            reason,
+            tuple(sample.entropies),
+            sample.stop_string,
+            tuple(sample.versions),
+        )
+
+    def _leave(self, slots: list[int]) -> None:
+        """Take samples out of the batch; the last ones move into their places, so that it stays dense."""
+        for slot in sorted(slots, reverse=True):
+            sample, last = self._active[slot], self._active.pop()
+            if last is not sample:
+                self._active[slot] = last
+                assert last.strand is not None, "an active sample has a strand"
+                last.strand.enter(slot)
+            self._close(sample)
+
+    def _close(self, sample: InFlight) -> None:
+        """Give back what a sample holds of the cache; of its prompt too, if it was the last reader."""
+        assert sample.strand is not None, "a sample at work has a strand"
+        del self._order[sample]
+        prefix = self._cache.close(sample.strand)
+        sample.strand = None
+        if prefix is not None:
+            prompt = self._prompts.pop(sample.request)
+            if prompt.fill in self._fills:
+                self._fills.remove(prompt.fill)
+
+
+def compute_dtype(model: Decoder) -> torch.dtype:
+    """What keys and values are kept in."""
+    return torch.bfloat16 if model.device.type == "cuda" else torch.float32
+
+
+def autocast(model: Decoder) -> torch.autocast:
+    """bfloat16 products on CUDA, as in training; float32 elsewhere."""
+    cuda = model.device.type == "cuda"
+    return torch.autocast("cuda" if cuda else "cpu", dtype=torch.bfloat16, enabled=cuda)

@@ -1,0 +1,243 @@
+"""Attention over the cache's blocks where they lie: every block is read once a step, whoever reads it.
+
+    scores[block] = q[readers of block] K[block]^T      one batched product over all blocks of a pool
+    weights       = softmax over a sequence's blocks    scores scattered to [sequence, head, block, BLOCK], and back
+    out[sequence] = sum over its blocks of weights[block] V[block]
+
+That is flash decoding (Dao et al. 2023) with one split a block, written in whole-tensor operations: nothing is padded but the end
+of a sequence's last block, and no key is copied. A prompt that several samples share is multiplied with all their queries
+at once. `Decoding` is a step of one new token a sequence, `Filling` is prompts or pieces of them. Neither knows what is sampled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from headway.engine.cache import BLOCK, BlockCache, Strand
+from headway.model.attention import attend, lay_out
+
+_WITHIN = np.arange(BLOCK)
+
+
+@dataclass(slots=True)
+class _Plan:
+    """The index tensors of a step, int64, good as long as no block and no sequence comes, goes or moves.
+
+    With n own blocks, m shared ones of up to r readers, and g = heads / kv_heads: the scores are (n + m r) kv_heads g rows of BLOCK,
+    the partial sums (n + m r) kv_heads rows of g head_dim.
+    """
+
+    reader: Tensor  # [n]: the sequence of each own block, 0 for gaps
+    readers: Tensor  # [m, r]: the sequences of each shared block, 0 for none
+    rows: Tensor  # where each row of scores stands in `scattered`
+    scattered: Tensor  # float32 [(sequences + 1) heads width, BLOCK]: -inf, but for the scores; the last sequence is for gaps
+    bags: Tensor  # the partial sums of each (sequence, kv head), end to end
+    starts: Tensor  # where each of these begins
+    width: int  # blocks of the longest sequence
+
+
+class Decoding:
+    """One decode step after another over a changing batch of strands: `begin`, then `attend` in each layer."""
+
+    def __init__(self, cache: BlockCache, device: torch.device):
+        self._cache, self._device, config = cache, device, cache.config
+        self._heads, self._kv, self._scale = config.heads, config.kv_heads, config.head_dim**-0.5
+        self._group = config.heads // config.kv_heads
+        self._windows = (0,) * config.layers
+        self._state = (-1, -1, -1)
+        self._masks: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def begin(self, strands: Sequence[Strand]) -> np.ndarray:
+        """Count one new token for each strand, whose room must be there and whose slot is its place here; their positions [B]."""
+        own = self._cache.own
+        blocks = np.fromiter((s.blocks[s.length // BLOCK] for s in strands), np.int64, len(strands))
+        places = np.fromiter((s.length % BLOCK for s in strands), np.int64, len(strands))
+        positions = np.fromiter((s.start + s.length for s in strands), np.int64, len(strands))
+        for strand in strands:
+            strand.length += 1
+        own.mask[blocks, places] = 0
+        rows = (blocks[:, None] * self._kv + np.arange(self._kv)) * BLOCK + places[:, None]
+        self._write = self._send(rows.reshape(-1))
+        state = (own.version, self._cache.shared.version, len(strands))
+        if state != self._state:
+            self._state = state
+            self._plan = self._make_plan(strands)
+        self._masks = {window: self._mask(window, positions) for window in set(self._windows)}
+        return positions
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Store one key and value a sequence and attend: q [B, heads, d], k and v [B, kv_heads, d] -> [B, heads, d]."""
+        batch, heads, dim = q.shape
+        plan, own, shared = self._plan, self._cache.own, self._cache.shared
+        keys, values = own.keys[layer], own.values[layer]
+        keys.view(-1, dim).index_copy_(0, self._write, k.reshape(-1, dim).to(keys.dtype))
+        values.view(-1, dim).index_copy_(0, self._write, v.reshape(-1, dim).to(values.dtype))
+        q = q.to(keys.dtype)
+        mask, shared_mask = self._masks[self._windows[layer]]
+        count, many = len(plan.reader), plan.readers.numel()
+        asked = q.reshape(batch, heads * dim).index_select(0, plan.reader).view(-1, self._group, dim)
+        scores = torch.baddbmm(mask, asked, _flat(keys[:count]).transpose(1, 2), alpha=self._scale).view(-1, BLOCK)
+        if many:
+            asked = q.view(batch, self._kv, self._group, dim)[plan.readers].transpose(1, 2)
+            asked = asked.reshape(len(plan.readers) * self._kv, -1, dim)
+            read = _flat(shared.keys[layer][: len(plan.readers)]).transpose(1, 2)
+            scores = torch.cat((scores, torch.baddbmm(shared_mask, asked, read, alpha=self._scale).view(-1, BLOCK)))
+        plan.scattered.index_copy_(0, plan.rows, scores.float())
+        weights = plan.scattered.view(-1, plan.width * BLOCK).softmax(-1).view(-1, BLOCK).index_select(0, plan.rows)
+        weights = weights.to(values.dtype)
+        own_rows = count * heads
+        parts = torch.bmm(weights[:own_rows].view(-1, self._group, BLOCK), _flat(values[:count])).view(-1, self._group * dim)
+        if many:
+            read = _flat(shared.values[layer][: len(plan.readers)])
+            more = torch.bmm(weights[own_rows:].view(read.shape[0], -1, BLOCK), read)
+            parts = torch.cat((parts, more.view(-1, self._group * dim)))
+        return _sums(parts, plan.bags, plan.starts).view(batch, heads, dim).to(q.dtype)
+
+    def _make_plan(self, strands: Sequence[Strand]) -> _Plan:
+        own, batch = self._cache.own, len(strands)
+        reader = own.reader[: own.top]
+        before = np.array([len(s.prefix.blocks) if s.prefix is not None else 0 for s in strands], dtype=np.int64)
+        is_read = reader >= 0
+        place = np.where(is_read, own.place[: own.top] + before[reader], 0)
+        readers = self._readers(strands)
+        shared_place = np.broadcast_to(self._cache.shared.place[: len(readers), None], readers.shape)
+        width = int(max(place.max(initial=0), shared_place.max(initial=0))) + 1
+        heads = np.arange(self._heads)
+        where = (np.where(is_read, reader, batch)[:, None] * self._heads + heads) * width + place[:, None]
+        # a shared block's scores lie as (kv head, reader, head of the group)
+        to = np.where(readers >= 0, readers, batch)[:, None, :, None] * self._heads
+        shared_where = (to + heads.reshape(self._kv, 1, self._group)) * width + shared_place[:, None, :, None]
+        bags, starts = self._bags(reader, place, readers, shared_place, batch)
+        scattered = torch.full(((batch + 1) * self._heads * width, BLOCK), -torch.inf, device=self._device)
+        return _Plan(
+            self._send(np.where(is_read, reader, 0)),
+            self._send(np.where(readers >= 0, readers, 0)),
+            self._send(np.concatenate([where.reshape(-1), shared_where.reshape(-1)])),
+            scattered,
+            self._send(bags),
+            self._send(starts),
+            width,
+        )
+
+    def _readers(self, strands: Sequence[Strand]) -> np.ndarray:
+        """The sequences that read each shared block, [m, r], -1 for none; no rows where nothing is shared."""
+        by_prefix: dict[Strand, list[int]] = {}
+        for slot, strand in enumerate(strands):
+            if strand.prefix is not None:
+                by_prefix.setdefault(strand.prefix, []).append(slot)
+        if not by_prefix:
+            return np.full((0, 0), -1, dtype=np.int64)
+        readers = np.full((self._cache.shared.top, max(map(len, by_prefix.values()))), -1, dtype=np.int64)
+        for prefix, slots in by_prefix.items():
+            readers[prefix.blocks, : len(slots)] = slots
+        return readers
+
+    def _bags(
+        self, reader: np.ndarray, place: np.ndarray, readers: np.ndarray, shared_place: np.ndarray, batch: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The rows of partial sums of each (sequence, kv head), in the order of the sequence's blocks; where each bag begins."""
+        kv = np.arange(self._kv)
+        blocks, each = readers.shape
+        row = np.arange(len(reader))[:, None] * self._kv + kv
+        shared_row = (np.arange(blocks)[:, None, None] * self._kv + kv) * each + np.arange(each)[None, :, None]
+        row = np.concatenate([row, len(reader) * self._kv + shared_row.reshape(blocks * each, self._kv)])
+        owner, order = np.concatenate([reader, readers.reshape(-1)]), np.concatenate([place, shared_place.reshape(-1)])
+        sorted_ = np.lexsort((order, owner))
+        sorted_ = sorted_[owner[sorted_] >= 0]
+        counts = np.bincount(owner[sorted_], minlength=batch)
+        # now by (sequence, block); turn each sequence's [blocks, kv] into [kv, blocks]
+        flat, bag = row[sorted_], owner[sorted_][:, None] * self._kv + kv
+        ordered = flat.reshape(-1)[np.argsort(bag.reshape(-1), kind="stable")]
+        lengths = np.repeat(counts, self._kv)
+        return ordered, np.cumsum(lengths) - lengths
+
+    def _mask(self, window: int, positions: np.ndarray) -> tuple[Tensor, Tensor]:
+        """What is added to the scores of own blocks [n kv, 1, BLOCK] and of shared ones [m kv, 1 or r g, BLOCK]."""
+        own, shared, plan = self._cache.own, self._cache.shared, self._plan
+        blocks, each = plan.readers.shape
+        mask, shared_mask = own.mask[: own.top, None], shared.mask[:blocks, None]
+        if window:
+            seen = positions[plan.reader.numpy(force=True)] - window
+            mask = np.where((own.first[: own.top, None] + _WITHIN <= seen[:, None])[:, None], np.float32(-np.inf), mask)
+            seen = positions[plan.readers.numpy(force=True)] - window
+            is_past = shared.first[:blocks, None, None] + _WITHIN <= seen[:, :, None]
+            shared_mask = np.where(is_past, np.float32(-np.inf), shared_mask).repeat(self._group, axis=1)
+        dtype = own.keys[0].dtype
+        return self._send(mask.repeat(self._kv, axis=0)).to(dtype), self._send(shared_mask.repeat(self._kv, axis=0)).to(dtype)
+
+    def _send(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self._device, non_blocking=True)
+
+
+class Filling:
+    """Prompts, or pieces of them, on their way into the cache: the attention of one forward pass.
+
+    `pieces` are (strand, new tokens), whose room must be there. Their tokens lie end to end in the order of `pieces`, in which
+    those that begin at position 0 stand first.
+    """
+
+    def __init__(self, cache: BlockCache, pieces: Sequence[tuple[Strand, int]], device: torch.device):
+        self._cache, self._pieces, self._scale = cache, pieces, cache.config.head_dim**-0.5
+        begun = [strand.end for strand, _ in pieces]
+        self._fresh = sum(position == 0 for position in begun)
+        assert all(position == 0 for position in begun[: self._fresh]), "pieces that begin at 0 stand first"
+        counts = [count for _, count in pieces]
+        self._ends = np.cumsum(counts)
+        self.positions = torch.from_numpy(np.concatenate([np.arange(a, a + n) for a, n in zip(begun, counts, strict=True)])).to(
+            device
+        )
+        self.last = torch.from_numpy(self._ends - 1).to(device)
+        places = [cache.append(strand, count) for strand, count in pieces]
+        self._writes = []
+        for pool in (cache.own, cache.shared):
+            chosen = [i for i, (strand, _) in enumerate(pieces) if strand.pool is pool]
+            if chosen:
+                tokens = np.concatenate([np.arange(self._ends[i] - counts[i], self._ends[i]) for i in chosen])
+                blocks, within = (np.concatenate([places[i][part] for i in chosen]) for part in (0, 1))
+                sent = [torch.from_numpy(a).to(device) for a in (tokens, blocks, within)]
+                self._writes.append((pool, *sent))
+        self._layout = lay_out(counts[: self._fresh], device) if self._fresh else None
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Store the pieces' keys and values and attend: q [T, heads, d], k and v [T, kv_heads, d] -> [T, heads, d]."""
+        for pool, tokens, blocks, within in self._writes:
+            pool.keys[layer][blocks, :, within] = k[tokens].to(pool.keys[layer].dtype)
+            pool.values[layer][blocks, :, within] = v[tokens].to(pool.values[layer].dtype)
+        done: list[Tensor] = []
+        if self._layout is not None:
+            end = int(self._ends[self._fresh - 1])
+            done.append(attend(q[:end], k[:end], v[:end], self._layout))
+        for (strand, count), end in list(zip(self._pieces, self._ends.tolist(), strict=True))[self._fresh :]:
+            done.append(self._continue(layer, strand, q[end - count : end]))
+        return torch.cat(done) if len(done) > 1 else done[0]
+
+    def _continue(self, layer: int, strand: Strand, q: Tensor) -> Tensor:
+        """Attention of a piece to all that its strand holds up to each of its tokens."""
+        keys, values = self._cache.history(layer, strand)
+        seen = torch.arange(len(keys), device=q.device)
+        at = seen[len(keys) - len(q) :, None]
+        allowed = seen <= at
+        query, keys, values = (x.transpose(0, 1)[None] for x in (q.to(keys.dtype), keys, values))
+        is_grouped = query.shape[1] != keys.shape[1]
+        out = F.scaled_dot_product_attention(query, keys, values, allowed, scale=self._scale, enable_gqa=is_grouped)
+        return out[0].transpose(0, 1).to(q.dtype)
+
+
+def _flat(blocks: Tensor) -> Tensor:
+    """[n, kv_heads, BLOCK, d] -> [n kv_heads, BLOCK, d], where it lies."""
+    return blocks.view(-1, BLOCK, blocks.shape[-1])
+
+
+def _sums(rows: Tensor, bags: Tensor, starts: Tensor) -> Tensor:
+    """The sums of bags of rows: rows [n, d], bags int64 [k], starts int64 [b] -> float32 [b, d]. In a fixed order."""
+    if rows.device.type in ("cpu", "cuda"):
+        return F.embedding_bag(bags, rows.float(), starts, mode="sum")
+    counts = torch.diff(starts, append=torch.tensor([len(bags)], device=starts.device))
+    bag = torch.repeat_interleave(torch.arange(len(starts), device=starts.device), counts)
+    return torch.zeros(len(starts), rows.shape[1], device=rows.device).index_add_(0, bag, rows[bags].float())
