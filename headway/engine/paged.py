@@ -47,9 +47,9 @@ class Decoding:
 
     def __init__(self, cache: BlockCache, device: torch.device):
         self._cache, self._device, config = cache, device, cache.config
-        self._heads, self._kv, self._scale = config.heads, config.kv_heads, config.head_dim**-0.5
+        self._heads, self._kv, self._scale = config.heads, config.kv_heads, config.attention_scale
         self._group = config.heads // config.kv_heads
-        self._windows = (0,) * config.layers
+        self._windows = config.windows
         self._state = (-1, -1, -1)
         self._masks: dict[int, tuple[Tensor, Tensor]] = {}
 
@@ -183,7 +183,7 @@ class Filling:
     """
 
     def __init__(self, cache: BlockCache, pieces: Sequence[tuple[Strand, int]], device: torch.device):
-        self._cache, self._pieces, self._scale = cache, pieces, cache.config.head_dim**-0.5
+        self._cache, self._pieces, self._config = cache, pieces, cache.config
         begun = [strand.end for strand, _ in pieces]
         self._fresh = sum(position == 0 for position in begun)
         assert all(position == 0 for position in begun[: self._fresh]), "pieces that begin at 0 stand first"
@@ -212,7 +212,7 @@ class Filling:
         done: list[Tensor] = []
         if self._layout is not None:
             end = int(self._ends[self._fresh - 1])
-            done.append(attend(q[:end], k[:end], v[:end], self._layout))
+            done.append(attend(q[:end], k[:end], v[:end], self._layout, self._config.windows[layer], self._config.attention_scale))
         for (strand, count), end in list(zip(self._pieces, self._ends.tolist(), strict=True))[self._fresh :]:
             done.append(self._continue(layer, strand, q[end - count : end]))
         return torch.cat(done) if len(done) > 1 else done[0]
@@ -220,12 +220,13 @@ class Filling:
     def _continue(self, layer: int, strand: Strand, q: Tensor) -> Tensor:
         """Attention of a piece to all that its strand holds up to each of its tokens."""
         keys, values = self._cache.history(layer, strand)
+        window = self._config.windows[layer] or len(keys)
         seen = torch.arange(len(keys), device=q.device)
         at = seen[len(keys) - len(q) :, None]
-        allowed = seen <= at
+        allowed = (seen <= at) & (seen > at - window)
         query, keys, values = (x.transpose(0, 1)[None] for x in (q.to(keys.dtype), keys, values))
         is_grouped = query.shape[1] != keys.shape[1]
-        out = F.scaled_dot_product_attention(query, keys, values, allowed, scale=self._scale, enable_gqa=is_grouped)
+        out = F.scaled_dot_product_attention(query, keys, values, allowed, scale=self._config.attention_scale, enable_gqa=is_grouped)
         return out[0].transpose(0, 1).to(q.dtype)
 
 
