@@ -46,7 +46,8 @@ class Strand:
 
     Example: 40 tokens behind a prefix of 70: ``start=70``, ``length=40``, two blocks of 32, the second with 8 tokens in it.
 
-    Token i of it stands at position start + i, in ``blocks[i // BLOCK]`` at i % BLOCK. `slot` is its row in the decode batch, or -1.
+    Token i of it stands at position start + i, in ``blocks[i // BLOCK]`` at i % BLOCK. `slot` is its row in the decode batch,
+    or -1.
     """
 
     pool: Pool
@@ -98,10 +99,10 @@ class Pool:
         """Blocks that have memory."""
         return len(self._owners)
 
-    def take(self, strand: Strand, count: int) -> None:
-        """Give a strand `count` more blocks, the lowest that are free."""
+    def take(self, strand: Strand, count: int, limit: int) -> None:
+        """Give a strand `count` more blocks, the lowest that are free. Memory may grow to `limit` blocks."""
         if count > len(self._free):
-            self._grow(self.used + count)
+            self._resize(min(max(self.used + count, self.size + self.size // 8, 8), limit))
         for _ in range(count):
             block = heapq.heappop(self._free)
             self._owners[block] = strand
@@ -125,9 +126,9 @@ class Pool:
             self.top -= 1
         self.version += 1
 
-    def compact(self) -> None:
-        """Move the highest blocks into the gaps, once the gaps are an eighth of what a step reads."""
-        if self.top - self.used <= self.top // 8:
+    def compact(self, most_gaps: float = 0.125) -> None:
+        """Move the highest blocks into the gaps, where the gaps are more than this share of what a step reads."""
+        if self.top - self.used <= self.top * most_gaps:
             return
         source = [block for block in range(self.used, self.top) if self._owners[block] is not None]
         target = [block for block in range(self.used) if self._owners[block] is None]
@@ -146,27 +147,34 @@ class Pool:
         self.top = self.used
         self.version += 1
 
-    def _grow(self, blocks: int) -> None:
-        """More memory, an eighth at a time: zeros, for what is not yet written is multiplied by 0, and must be a number.
+    def shrink(self) -> None:
+        """Give back the memory that no block needs."""
+        self.compact(0.0)
+        if self.size > self.top:
+            self._resize(self.top)
 
-        On the CPU all that may ever be needed is reserved at once, which costs nothing until it is written to; elsewhere a layer at a
-        time is copied, so that the old and the new never stand side by side whole.
+    def _resize(self, size: int) -> None:
+        """Memory for `size` blocks: zeros, for what is not yet written is multiplied by 0, and must be a number.
+
+        On the CPU all that may ever be needed is reserved at once, which costs nothing until it is written to; elsewhere a layer at
+        a time is copied, so that the old and the new never stand side by side whole.
         """
-        old, size = self.size, min(max(blocks, self.size + self.size // 8, 8), self._most)
+        old, kept = self.size, min(self.size, size)
         for layers in (self.keys, self.values):
             for number, before in enumerate(layers):
-                if len(before) < size:
+                if len(before) < size or size < old:
                     room = self._most if self._device.type == "cpu" else size
                     layers[number] = torch.empty((room, *self._shape), dtype=self._dtype, device=self._device)
-                    layers[number][:old] = before[:old]
-                layers[number][old:size].zero_()
-        more = size - old
-        self.reader = np.concatenate([self.reader, np.full(more, -1, dtype=np.int64)])
-        self.place = np.concatenate([self.place, np.zeros(more, dtype=np.int64)])
-        self.first = np.concatenate([self.first, np.zeros(more, dtype=np.int64)])
-        self.mask = np.concatenate([self.mask, np.zeros((more, BLOCK), dtype=np.float32)])
-        self._owners += [None] * more
-        self._free += range(old, size)  # higher than all that is there: a heap stays a heap
+                    layers[number][:kept] = before[:kept]
+                layers[number][kept:size].zero_()
+        more = max(0, size - old)
+        self.reader = np.concatenate([self.reader[:kept], np.full(more, -1, dtype=np.int64)])
+        self.place = np.concatenate([self.place[:kept], np.zeros(more, dtype=np.int64)])
+        self.first = np.concatenate([self.first[:kept], np.zeros(more, dtype=np.int64)])
+        self.mask = np.concatenate([self.mask[:kept], np.zeros((more, BLOCK), dtype=np.float32)])
+        self._owners = self._owners[:kept] + [None] * more
+        self._free = [block for block in self._free if block < kept] + list(range(kept, size))
+        heapq.heapify(self._free)
 
 
 class BlockCache:
@@ -174,7 +182,7 @@ class BlockCache:
 
     def __init__(self, config: DecoderConfig, positions: int, dtype: torch.dtype, device: torch.device):
         self.config = config
-        self.most = blocks_of(positions)
+        self.most = positions // BLOCK
         self.own, self.shared = (Pool(config, self.most, dtype, device) for _ in range(2))
         self._block_bytes = BLOCK * bytes_per_position(config, dtype)
 
@@ -200,7 +208,10 @@ class BlockCache:
         if missing > self.free:
             return False
         if missing > 0:
-            strand.pool.take(strand, missing)
+            pool, other = (self.own, self.shared) if strand.pool is self.own else (self.shared, self.own)
+            if max(pool.size, pool.used + missing) + other.size > self.most:
+                other.shrink()
+            pool.take(strand, missing, self.most - other.size)
         return True
 
     def close(self, strand: Strand) -> Strand | None:

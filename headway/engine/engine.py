@@ -30,8 +30,8 @@ _PREFILL_TOKENS = 4096
 class Statistics:
     """What a `generate` call did.
 
-    `prompt_tokens` counts a shared prompt once, and a preempted sample's tokens once more. `batch` is the mean number of samples a
-    decode step had, `cache_bytes` the most memory that keys and values took.
+    `prompt_tokens` counts a shared prompt once, and a preempted sample's tokens once more. `batch` is the mean number of samples
+    of a decode step, `cache_bytes` the most memory that keys and values took.
     """
 
     prompt_tokens: int
@@ -48,8 +48,8 @@ class Statistics:
 class Engine:
     """Samples from a decoder. `stop_ids` are all token ids that end a completion.
 
-    At most `slots` samples run at once (0: 1,024), on keys and values of at most `positions` tokens (0: as `cache.default_positions`
-    says), with at most `prefill_tokens` prompt tokens a step. None of these changes a sample. `decode` turns token ids into text
+    At most `slots` samples run at once (0: 1,024), on keys and values of at most `positions` tokens (0: `cache.default_positions`),
+    with at most `prefill_tokens` prompt tokens a step. None of these changes a sample. `decode` turns token ids into text
     and is needed for stop strings only. `version` counts the changes of the weights since the engine was made.
     """
 
@@ -109,8 +109,8 @@ class Engine:
     def session(self, slots: int, watch: Watch, mixes_versions: bool = False) -> Generation:
         """A generation without requests: `add` them as they come, `step` under `torch.inference_mode`, `collect` what ended.
 
-        The caller checks that a prompt and its max_tokens fit the model's positions. Where the weights change while samples are in
-        flight, `step` raises EngineError, unless the session `mixes_versions`: then they go on with the new weights over what the
+        The caller checks that a prompt and its max_tokens fit the model's positions. Where the weights change while samples are
+        in flight, `step` raises EngineError, unless the session `mixes_versions`: then they go on with the new weights over what the
         old ones left in the cache, and name both versions.
         """
         longest = self.model.config.max_positions

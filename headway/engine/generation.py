@@ -51,8 +51,9 @@ Decode = Callable[[Sequence[int]], str]
 
 @dataclass(slots=True, eq=False)
 class _Fill:
-    """Tokens on their way into a strand. `samples` draw their first token from the last hidden state, once it is there."""
+    """Tokens on their way into a strand. `samples` become active then; new ones draw from the last hidden state."""
 
+    request: int
     strand: Strand
     ids: tuple[int, ...]
     samples: list[InFlight]
@@ -201,22 +202,22 @@ class Generation:
             self._order[sample] = self._admitted
             if not is_shared:
                 sample.strand = self._cache.open()
-                self._begin(sample.strand, ids + behind, sample)
+                self._begin(sample.request, sample.strand, ids + behind, sample)
                 continue
             if prompt is None:
-                fill = self._begin(self._cache.open(is_shared=True), ids)
+                fill = self._begin(sample.request, self._cache.open(is_shared=True), ids)
                 prompt = self._prompts[sample.request] = _Prompt(fill.strand, fill)
             sample.strand = self._cache.open(prompt.strand, len(ids))
             if behind:
-                self._begin(sample.strand, behind, sample)
+                self._begin(sample.request, sample.strand, behind, sample)
             elif prompt.hidden is None:
                 prompt.fill.samples.append(sample)
             else:
                 self._ready.append((sample, prompt.hidden))
 
-    def _begin(self, strand: Strand, ids: tuple[int, ...], *samples: InFlight) -> _Fill:
+    def _begin(self, request: int, strand: Strand, ids: tuple[int, ...], *samples: InFlight) -> _Fill:
         """Queue tokens for a strand, whose blocks are taken at once."""
-        fill = _Fill(strand, ids, list(samples))
+        fill = _Fill(request, strand, ids, list(samples))
         is_there = self._cache.extend(strand, len(ids))
         assert is_there, "admission has counted the blocks"
         self._fills.append(fill)
@@ -255,7 +256,7 @@ class Generation:
         self._fills.remove(fill)
         self._ready += [(sample, hidden) for sample in fill.samples]
         if fill.strand.pool is self._cache.shared:
-            self._prompts[fill.samples[0].request].hidden = hidden
+            self._prompts[fill.request].hidden = hidden
 
     def _make_room(self) -> None:
         """A block for every active sample that needs one for its next token; where there is none, the youngest make way."""

@@ -212,7 +212,9 @@ class Filling:
         done: list[Tensor] = []
         if self._layout is not None:
             end = int(self._ends[self._fresh - 1])
-            done.append(attend(q[:end], k[:end], v[:end], self._layout, self._config.windows[layer], self._config.attention_scale))
+            done.append(
+                attend(q[:end], k[:end], v[:end], self._layout, self._config.windows[layer], self._config.attention_scale)
+            )
         for (strand, count), end in list(zip(self._pieces, self._ends.tolist(), strict=True))[self._fresh :]:
             done.append(self._continue(layer, strand, q[end - count : end]))
         return torch.cat(done) if len(done) > 1 else done[0]
@@ -226,7 +228,9 @@ class Filling:
         allowed = (seen <= at) & (seen > at - window)
         query, keys, values = (x.transpose(0, 1)[None] for x in (q.to(keys.dtype), keys, values))
         is_grouped = query.shape[1] != keys.shape[1]
-        out = F.scaled_dot_product_attention(query, keys, values, allowed, scale=self._config.attention_scale, enable_gqa=is_grouped)
+        out = F.scaled_dot_product_attention(
+            query, keys, values, allowed, scale=self._config.attention_scale, enable_gqa=is_grouped
+        )
         return out[0].transpose(0, 1).to(q.dtype)
 
 

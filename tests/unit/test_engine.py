@@ -1,5 +1,6 @@
 """The engine against a naive loop without cache or batch, and its promises: order and slots change nothing."""
 
+import os
 import random
 from dataclasses import replace
 
@@ -7,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from headway.engine.cache import bytes_per_position
 from headway.engine.engine import Engine, InFlight
+from headway.engine.generation import Generation
 from headway.engine.sampling import draw, sample_key, uniforms
 from headway.errors import EngineError
 from headway.model.attention import lay_out
@@ -17,6 +20,7 @@ from headway.model.transformer import Decoder, initialise
 from headway.types import Completion, Request, StopReason
 
 STOP = (3, 7)
+MANY = int(os.environ.get("HEADWAY_REQUESTS", "12"))  # 1000 takes half an hour
 SHAPES = [(4, 4), (4, 2), (3, 1)]  # heads, kv_heads
 
 
@@ -218,3 +222,109 @@ def test_a_dropped_sample_ends_soon_and_changes_no_other() -> None:
     assert (len(found[1].token_ids), found[5].token_ids) == (3, ())  # two of the first step, and one more
     for index in (0, 2, 3, 4):
         assert_same(found[index], expected[index])
+
+
+@pytest.mark.parametrize("windows", [(0, 0), (9, 0)])
+def test_whatever_runs_together_every_sample_is_the_naive_one(windows: tuple[int, int]) -> None:
+    """Random orders, batches, lengths, prompt pieces and preemptions, greedy and sampled: the tokens of a whole forward each."""
+    chance = random.Random(windows[0])
+    decoder = initialise(replace(model().config, windows=windows), 3)
+    decoder.load_state_dict(model().state_dict())
+    requests = [
+        replace(
+            request,
+            prompt_ids=tuple(chance.randrange(40) for _ in range(chance.choice([1, 5, 33, 64, 80]))),
+            max_tokens=chance.choice([1, 6, 40, 90]),
+            temperature=chance.choice([0.0, 1.0]),
+        )
+        for request in random_requests(7, MANY)
+    ]
+    expected = [[naive(decoder, request, key) for key in request.keys] for request in requests]
+    preemptions = 0
+    for slots, positions, pieces in ((3, 0, 7), (40, 1024, 64), (200, 600, 30), (200, 0, 4096)):
+        order = chance.sample(range(len(requests)), len(requests))
+        engine = Engine(decoder, STOP, slots, positions, pieces)
+        for number, found in zip(order, engine.generate([requests[i] for i in order]), strict=True):
+            for completion, wanted in zip(found, expected[number], strict=True):
+                assert_same(completion, wanted)
+        preemptions += engine.statistics.preemptions
+        assert engine.statistics.cache_bytes <= (positions or 10**6) * bytes_per_position(decoder.config, torch.float32)
+    assert preemptions > 0
+
+
+def test_memory_follows_the_tokens_in_flight() -> None:
+    """64 requests of up to 4,096 tokens and a mean of 512 take at most 1.3 times what 64 x 512 need."""
+    decoder = initialise(replace(model().config, max_positions=4200), 0)
+    chance = random.Random(0)
+    lengths = [chance.choice([64, 128, 256, 512]) for _ in range(57)] + [2048, 2048, 1500, 1024, 1024, 4096]
+    lengths.append(64 * 512 - sum(lengths))
+    assert len(lengths) == 64
+    assert min(lengths) > 0
+    ended: dict[int, int] = {}
+
+    def watch(sequences: list[InFlight]) -> None:
+        for sequence in sequences:
+            if len(sequence.tokens) + 1 == lengths[sequence.request]:
+                ended[sequence.request] = len(sequence.tokens)
+                session.drop(sequence.request, 0)
+
+    session = Engine(decoder, [39]).session(64, watch)
+    for number in range(64):
+        session.add(number, Request((number % 30,), (sample_key(0, number),), 4096))
+    with torch.inference_mode():
+        while session.step():
+            pass
+    assert session.counts.cache_bytes <= 1.3 * 64 * 512 * bytes_per_position(decoder.config, torch.float32)
+
+
+def test_a_request_that_the_cache_cannot_hold_is_refused() -> None:
+    engine = Engine(model(), STOP, positions=96)
+    assert len(engine.generate([Request((1,) * 20, (5,), 60)])[0]) == 1
+    with pytest.raises(EngineError, match="request 1: 70 prompt tokens and max_tokens 60 do not fit the cache's 96 positions"):
+        engine.generate([Request((1,), (5,), 60), Request((1,) * 70, (5,), 60)])
+
+
+def test_weights_that_change_under_a_sample_are_noticed() -> None:
+    decoder = model()
+    engine = Engine(decoder, [39])
+
+    def begun(mixes_versions: bool) -> Generation:
+        session = engine.session(4, lambda sequences: None, mixes_versions)
+        session.add(0, Request((5, 6), (sample_key(3, 0),), 12))
+        with torch.inference_mode():
+            session.step()
+        with torch.no_grad():
+            decoder.norm.weight.mul_(1.01)
+        return session
+
+    with torch.inference_mode():
+        with pytest.raises(EngineError, match="two policies"):
+            begun(False).step()
+        session = begun(True)
+        while session.step():
+            pass
+    [(_, _, completion)] = session.collect()
+    assert len(completion.versions) == 2
+    assert completion.versions[1] == completion.versions[0] + 1 == engine.version
+
+
+def test_a_request_may_have_stops_of_its_own() -> None:
+    decoder, engine = model(), Engine(model(), [39], decode=lambda ids: "".join(chr(97 + i % 26) for i in ids))
+    keys = tuple(sample_key(1, i) for i in range(20))
+    [plain] = Engine(decoder, [39]).generate([Request((5, 6), keys, 60)])
+    [by_id] = engine.generate([Request((5, 6), keys, 60, stop_ids=(11, 12))])
+    [by_text] = engine.generate([Request((5, 6), keys, 60, stop_strings=("ab", "q"))])
+    for whole, short in zip(plain, by_id, strict=True):
+        at = next((i for i, token in enumerate(whole.token_ids) if token in (11, 12, 39)), 59)
+        assert short.token_ids == whole.token_ids[: at + 1]
+    stopped = 0
+    for whole, short in zip(plain, by_text, strict=True):
+        text = "".join(chr(97 + i % 26) for i in whole.token_ids)
+        ends = [text.find(s) + len(s) for s in ("ab", "q") if s in text]
+        assert len(short.token_ids) == min(ends, default=len(whole.token_ids))
+        assert short.stop_string in (("ab", "q") if ends else ("",))
+        assert (short.stop_reason is StopReason.STOP) == bool(ends or short.token_ids[-1] == 39)
+        stopped += bool(ends)
+    assert stopped > 5
+    with pytest.raises(EngineError, match="stop strings"):
+        Engine(decoder, STOP).generate([Request((1,), (1,), 5, stop_strings=("x",))])
