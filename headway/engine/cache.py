@@ -1,6 +1,7 @@
 """Keys and values of the tokens in flight, in blocks: memory grows with the tokens there are, not with what each might become.
 
-    pool:    keys, values  [layers][blocks, kv_heads, BLOCK, head_dim]        block 0 | block 1 | ...
+    pool:    keys   [layers][blocks, kv_heads, BLOCK, head_dim]        block 0 | block 1 | ...
+             values [layers][blocks, kv_heads, head_dim, BLOCK]        so that both products of attention run along memory
     strand:  the tokens of one sequence = the blocks of its prefix, if it shares one, then its own
 
 Two pools: `own`, whose blocks have one reader each, and `shared`, for prompts that several samples begin with. Blocks in use are
@@ -82,10 +83,10 @@ class Pool:
     """
 
     def __init__(self, config: DecoderConfig, most: int, dtype: torch.dtype, device: torch.device):
-        self._shape = (config.kv_heads, BLOCK, config.head_dim)
+        key, value = (config.kv_heads, BLOCK, config.head_dim), (config.kv_heads, config.head_dim, BLOCK)
         self._dtype, self._device, self._most = dtype, device, most
-        self.keys = [torch.empty((0, *self._shape), dtype=dtype, device=device) for _ in range(config.layers)]
-        self.values = [torch.empty((0, *self._shape), dtype=dtype, device=device) for _ in range(config.layers)]
+        self.keys = [torch.empty((0, *key), dtype=dtype, device=device) for _ in range(config.layers)]
+        self.values = [torch.empty((0, *value), dtype=dtype, device=device) for _ in range(config.layers)]
         self.reader = np.full(0, -1, dtype=np.int64)
         self.place = np.zeros(0, dtype=np.int64)
         self.first = np.zeros(0, dtype=np.int64)
@@ -164,7 +165,7 @@ class Pool:
             for number, before in enumerate(layers):
                 if len(before) < size or size < old:
                     room = self._most if self._device.type == "cpu" else size
-                    layers[number] = torch.empty((room, *self._shape), dtype=self._dtype, device=self._device)
+                    layers[number] = torch.empty((room, *before.shape[1:]), dtype=self._dtype, device=self._device)
                     layers[number][:kept] = before[:kept]
                 layers[number][kept:size].zero_()
         more = max(0, size - old)
@@ -239,8 +240,6 @@ class BlockCache:
     def history(self, layer: int, strand: Strand) -> tuple[Tensor, Tensor]:
         """All keys and values of a strand, prefix and all, as [tokens, kv_heads, head_dim]: copies."""
         parts = [s for s in (strand.prefix, strand) if s is not None and s.length]
-        found: list[Tensor] = []
-        for name in ("keys", "values"):
-            rows = [getattr(s.pool, name)[layer][s.blocks].transpose(1, 2).flatten(0, 1)[: s.length] for s in parts]
-            found.append(torch.cat(rows) if len(rows) > 1 else rows[0])
-        return found[0], found[1]
+        keys = [s.pool.keys[layer][s.blocks].permute(0, 2, 1, 3).flatten(0, 1)[: s.length] for s in parts]
+        values = [s.pool.values[layer][s.blocks].permute(0, 3, 1, 2).flatten(0, 1)[: s.length] for s in parts]
+        return torch.cat(keys), torch.cat(values)

@@ -1,7 +1,7 @@
 """Attention over the cache's blocks where they lie: every block is read once a step, whoever reads it.
 
     scores[block] = q[readers of block] K[block]^T      one batched product over all blocks of a pool
-    weights       = softmax over a sequence's blocks    scores scattered to [sequence, head, block, BLOCK], and back
+    weights       = softmax over a sequence's blocks    scores gathered as [sequence, head, block, BLOCK], and back
     out[sequence] = sum over its blocks of weights[block] V[block]
 
 That is flash decoding (Dao et al. 2023) with one split a block, written in whole-tensor operations: nothing is padded but the end
@@ -29,14 +29,15 @@ _WITHIN = np.arange(BLOCK)
 class _Plan:
     """The index tensors of a step, int64, good as long as no block and no sequence comes, goes or moves.
 
-    With n own blocks, m shared ones of up to r readers, and g = heads / kv_heads: the scores are (n + m r) kv_heads g rows of BLOCK,
-    the partial sums (n + m r) kv_heads rows of g head_dim.
+    With n own blocks, m shared ones of up to r readers, and g = heads / kv_heads: the scores are (n + m r) kv_heads g rows of
+    BLOCK, the partial sums (n + m r) kv_heads rows of g head_dim.
     """
 
     reader: Tensor  # [n]: the sequence of each own block, 0 for gaps
     readers: Tensor  # [m, r]: the sequences of each shared block, 0 for none
-    rows: Tensor  # where each row of scores stands in `scattered`
-    scattered: Tensor  # float32 [(sequences + 1) heads width, BLOCK]: -inf, but for the scores; the last sequence is for gaps
+    scores: Tensor  # [rows of scores + 1, BLOCK], made anew in each layer; the last row is -inf
+    gathered: Tensor  # the row of scores of each (sequence, head, block of the longest sequence)
+    rows: Tensor  # and back: where each row of scores stands among those; 0 for gaps
     bags: Tensor  # the partial sums of each (sequence, kv head), end to end
     starts: Tensor  # where each of these begins
     width: int  # blocks of the longest sequence
@@ -62,8 +63,7 @@ class Decoding:
         for strand in strands:
             strand.length += 1
         own.mask[blocks, places] = 0
-        rows = (blocks[:, None] * self._kv + np.arange(self._kv)) * BLOCK + places[:, None]
-        self._write = self._send(rows.reshape(-1))
+        self._write = self._send(blocks), self._send(places)
         state = (own.version, self._cache.shared.version, len(strands))
         if state != self._state:
             self._state = state
@@ -76,26 +76,28 @@ class Decoding:
         batch, heads, dim = q.shape
         plan, own, shared = self._plan, self._cache.own, self._cache.shared
         keys, values = own.keys[layer], own.values[layer]
-        keys.view(-1, dim).index_copy_(0, self._write, k.reshape(-1, dim).to(keys.dtype))
-        values.view(-1, dim).index_copy_(0, self._write, v.reshape(-1, dim).to(values.dtype))
+        blocks, places = self._write
+        keys[blocks, :, places] = k.to(keys.dtype)
+        values[blocks, :, :, places] = v.to(values.dtype)
         q = q.to(keys.dtype)
         mask, shared_mask = self._masks[self._windows[layer]]
-        count, many = len(plan.reader), plan.readers.numel()
-        asked = q.reshape(batch, heads * dim).index_select(0, plan.reader).view(-1, self._group, dim)
-        scores = torch.baddbmm(mask, asked, _flat(keys[:count]).transpose(1, 2), alpha=self._scale).view(-1, BLOCK)
-        if many:
-            asked = q.view(batch, self._kv, self._group, dim)[plan.readers].transpose(1, 2)
-            asked = asked.reshape(len(plan.readers) * self._kv, -1, dim)
-            read = _flat(shared.keys[layer][: len(plan.readers)]).transpose(1, 2)
-            scores = torch.cat((scores, torch.baddbmm(shared_mask, asked, read, alpha=self._scale).view(-1, BLOCK)))
-        plan.scattered.index_copy_(0, plan.rows, scores.float())
-        weights = plan.scattered.view(-1, plan.width * BLOCK).softmax(-1).view(-1, BLOCK).index_select(0, plan.rows)
-        weights = weights.to(values.dtype)
+        count, many = len(plan.reader), len(plan.readers)
         own_rows = count * heads
-        parts = torch.bmm(weights[:own_rows].view(-1, self._group, BLOCK), _flat(values[:count])).view(-1, self._group * dim)
+        asked = q.reshape(batch, heads * dim).index_select(0, plan.reader).view(-1, self._group, dim)
+        scores = plan.scores[:own_rows].view(-1, self._group, BLOCK)
+        torch.baddbmm(mask, asked, keys[:count].flatten(0, 1).transpose(1, 2), alpha=self._scale, out=scores)
         if many:
-            read = _flat(shared.values[layer][: len(plan.readers)])
-            more = torch.bmm(weights[own_rows:].view(read.shape[0], -1, BLOCK), read)
+            asked = q.view(batch, self._kv, self._group, dim)[plan.readers].transpose(1, 2).reshape(many * self._kv, -1, dim)
+            read = shared.keys[layer][:many].flatten(0, 1).transpose(1, 2)
+            scores = plan.scores[own_rows:-1].view(len(read), -1, BLOCK)
+            torch.baddbmm(shared_mask, asked, read, alpha=self._scale, out=scores)
+        weights = plan.scores.index_select(0, plan.gathered).view(-1, plan.width * BLOCK).softmax(-1, dtype=torch.float32)
+        weights = weights.view(-1, BLOCK).index_select(0, plan.rows).to(values.dtype)
+        read = values[:count].flatten(0, 1).transpose(1, 2)
+        parts = torch.bmm(weights[:own_rows].view(-1, self._group, BLOCK), read).view(-1, self._group * dim)
+        if many:
+            read = shared.values[layer][:many].flatten(0, 1).transpose(1, 2)
+            more = torch.bmm(weights[own_rows:].view(len(read), -1, BLOCK), read)
             parts = torch.cat((parts, more.view(-1, self._group * dim)))
         return _sums(parts, plan.bags, plan.starts).view(batch, heads, dim).to(q.dtype)
 
@@ -113,13 +115,18 @@ class Decoding:
         # a shared block's scores lie as (kv head, reader, head of the group)
         to = np.where(readers >= 0, readers, batch)[:, None, :, None] * self._heads
         shared_where = (to + heads.reshape(self._kv, 1, self._group)) * width + shared_place[:, None, :, None]
+        rows = np.concatenate([where.reshape(-1), shared_where.reshape(-1)])
+        gathered = np.full((batch + 1) * self._heads * width, len(rows), dtype=np.int64)  # the last sequence is for gaps
+        gathered[rows] = np.arange(len(rows))
+        whole = batch * self._heads * width
+        scores = torch.full((len(rows) + 1, BLOCK), -torch.inf, dtype=own.keys[0].dtype, device=self._device)
         bags, starts = self._bags(reader, place, readers, shared_place, batch)
-        scattered = torch.full(((batch + 1) * self._heads * width, BLOCK), -torch.inf, device=self._device)
         return _Plan(
             self._send(np.where(is_read, reader, 0)),
             self._send(np.where(readers >= 0, readers, 0)),
-            self._send(np.concatenate([where.reshape(-1), shared_where.reshape(-1)])),
-            scattered,
+            scores,
+            self._send(gathered[:whole]),
+            self._send(np.where(rows < whole, rows, 0)),
             self._send(bags),
             self._send(starts),
             width,
@@ -160,7 +167,7 @@ class Decoding:
     def _mask(self, window: int, positions: np.ndarray) -> tuple[Tensor, Tensor]:
         """What is added to the scores of own blocks [n kv, 1, BLOCK] and of shared ones [m kv, 1 or r g, BLOCK]."""
         own, shared, plan = self._cache.own, self._cache.shared, self._plan
-        blocks, each = plan.readers.shape
+        blocks = len(plan.readers)
         mask, shared_mask = own.mask[: own.top, None], shared.mask[:blocks, None]
         if window:
             seen = positions[plan.reader.numpy(force=True)] - window
@@ -208,7 +215,7 @@ class Filling:
         """Store the pieces' keys and values and attend: q [T, heads, d], k and v [T, kv_heads, d] -> [T, heads, d]."""
         for pool, tokens, blocks, within in self._writes:
             pool.keys[layer][blocks, :, within] = k[tokens].to(pool.keys[layer].dtype)
-            pool.values[layer][blocks, :, within] = v[tokens].to(pool.values[layer].dtype)
+            pool.values[layer][blocks, :, :, within] = v[tokens].to(pool.values[layer].dtype)
         done: list[Tensor] = []
         if self._layout is not None:
             end = int(self._ends[self._fresh - 1])
@@ -232,11 +239,6 @@ class Filling:
             query, keys, values, allowed, scale=self._config.attention_scale, enable_gqa=is_grouped
         )
         return out[0].transpose(0, 1).to(q.dtype)
-
-
-def _flat(blocks: Tensor) -> Tensor:
-    """[n, kv_heads, BLOCK, d] -> [n kv_heads, BLOCK, d], where it lies."""
-    return blocks.view(-1, BLOCK, blocks.shape[-1])
 
 
 def _sums(rows: Tensor, bags: Tensor, starts: Tensor) -> Tensor:
