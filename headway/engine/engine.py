@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from headway.engine.cache import SlotCache, fitting_slots
-from headway.engine.sampling import draw, uniforms
+from headway.engine.sampling import Options, check_options, draw, uniforms
 from headway.errors import EngineError
 from headway.model.attention import lay_out
 from headway.model.head import next_logits
@@ -36,10 +36,9 @@ class InFlight:
     index: int
     key: int
     max_tokens: int
-    temperature: float
-    top_p: float
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    entropies: list[float] = field(default_factory=list)
 
 
 Watch = Callable[[list[InFlight]], None]
@@ -106,6 +105,7 @@ class Engine:
                     f"request {number}: {len(request.prompt_ids)} prompt tokens and max_tokens {request.max_tokens} "
                     f"exceed the model's {limit} positions"
                 )
+            check_options(request, f"request {number}")
 
 
 class Generation:
@@ -137,7 +137,7 @@ class Generation:
         self._requests[number] = request
         self.samples += len(request.keys)
         for index, key in enumerate(request.keys):
-            self._waiting.append(InFlight(number, index, key, request.max_tokens, request.temperature, request.top_p))
+            self._waiting.append(InFlight(number, index, key, request.max_tokens))
 
     def drop(self, number: int, index: int) -> None:
         """Let a sample end with its next token, as if that were its limit; one that waits never starts."""
@@ -220,13 +220,17 @@ class Generation:
         positions = np.array([len(s.tokens) for s in sequences], dtype=np.int64)
         device = hidden.device
         noise = torch.from_numpy(uniforms(keys, positions)).to(device)
-        temperature = torch.tensor([s.temperature for s in sequences], dtype=torch.float32, device=device)
-        nucleus = any(s.top_p < 1 for s in sequences)
-        top_p = torch.tensor([s.top_p for s in sequences], dtype=torch.float32, device=device) if nucleus else None
-        tokens, logprobs = draw(next_logits(hidden, self._model.output_weight), noise, temperature, top_p)
-        for sequence, token, logprob in zip(sequences, tokens.tolist(), logprobs.tolist(), strict=True):
+        options = Options.of(
+            [(self._requests[s.request], s.tokens) for s in sequences], self._model.output_weight.shape[0], device
+        )
+        drawn = draw(next_logits(hidden, self._model.output_weight), noise, options)
+        for sequence, token, logprob in zip(sequences, drawn.tokens.tolist(), drawn.logprobs.tolist(), strict=True):
             sequence.tokens.append(token)
             sequence.logprobs.append(logprob)
+        if drawn.entropies is not None:
+            for sequence, entropy in zip(sequences, drawn.entropies.tolist(), strict=True):
+                if self._requests[sequence.request].wants_entropies:
+                    sequence.entropies.append(entropy)
         self.new_tokens += len(sequences)
         if self._watch is not None:
             self._watch(sequences)
@@ -239,7 +243,7 @@ class Generation:
         for i in ended:
             s = self._active[i]
             reason = StopReason.STOP if s.tokens[-1] in self._stop else StopReason.LENGTH
-            self._done[s.request, s.index] = Completion(tuple(s.tokens), tuple(s.logprobs), reason)
+            self._done[s.request, s.index] = Completion(tuple(s.tokens), tuple(s.logprobs), reason, tuple(s.entropies))
         self.finished += len(ended)
         kept = len(self._active) - len(ended)
         gaps = [i for i in ended if i < kept]
