@@ -75,8 +75,8 @@ class Drawn(NamedTuple):
 class Options:
     """How each row of a batch is drawn, on the device; None for what no row uses, so that it costs nothing.
 
-    Made once for a batch of sequences (`of`) and good for as long as the batch stays the same: each `draw` with it gives every row
-    one token, and moves schedules and seen tokens on. `rows` of a part are indices int64, None: all rows.
+    Made once for a batch of sequences (`of`) and good for as long as the batch stays the same: each `draw` with it gives every
+    row one token, and moves schedules and seen tokens on. `rows` of a part are indices int64, None: all rows.
 
     scale float32 [B, 1]: 1 / temperature, 1 for greedy rows; greedy bool [B]. Where a temperature follows a schedule,
     `anneal` holds start, end, tokens float32 [B] and the new tokens so far float32 [B], from which both are made at each draw.
@@ -98,7 +98,7 @@ class Options:
 
     @staticmethod
     def of(rows: Sequence[tuple[Request, Sequence[int]]], vocabulary: int, device: torch.device | str = "cpu") -> Options:
-        """The options of a batch: each row's request and the tokens that it has drawn so far. The requests are checked already."""
+        """The options of a batch: each row's request, checked already, and the tokens that it has drawn so far."""
         requests = [request for request, _ in rows]
         found = Options(wants_entropies=any(request.wants_entropies for request in requests))
         temperatures = [request.temperature for request in requests]

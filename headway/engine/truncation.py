@@ -32,8 +32,8 @@ class Cut:
 
     Example: ``Cut(top_k=None, top_p=tensor([[0.95], [1.0]]), min_p=None, most_k=0)``
 
-    top_k int64 [R, 1] (the vocabulary's size or more: all), top_p float64 [R, 1] (1: all), min_p float32 [R, 1] (0: all). `most_k`
-    is the highest top-k, 0 without one.
+    top_k int64 [R, 1] (the vocabulary's size or more: all), top_p float64 [R, 1] (1: all), min_p float32 [R, 1] (0: all).
+    `most_k` is the highest top-k, 0 without one.
     """
 
     top_k: Tensor | None
@@ -43,8 +43,8 @@ class Cut:
 
     def of(self, rows: Tensor) -> Cut:
         """The truncations of these rows alone."""
-        parts = [None if part is None else part[rows] for part in (self.top_k, self.top_p, self.min_p)]
-        return Cut(*parts, self.most_k)
+        top_k, top_p, min_p = (None if part is None else part[rows] for part in (self.top_k, self.top_p, self.min_p))
+        return Cut(top_k, top_p, min_p, self.most_k)
 
 
 class Kept(NamedTuple):

@@ -1,4 +1,4 @@
-"""Noise by key and the draw: SplitMix64 against published numbers, distributions against chi-square, options against transformers."""
+"""Noise by key and the draw: SplitMix64 as published, distributions against chi-square, options against transformers."""
 
 import math
 from typing import Any
@@ -8,7 +8,6 @@ import pytest
 import torch
 from scipy import stats
 from torch import Tensor
-
 from transformers.generation.logits_process import (
     MinPLogitsWarper,
     RepetitionPenaltyLogitsProcessor,
@@ -221,9 +220,8 @@ def test_penalties_are_those_of_transformers() -> None:
     generator = torch.Generator().manual_seed(2)
     logits = 3 * torch.randn(4, 200, generator=generator)
     prompts = [(3, 3, 7), (1,), (9, 8, 7, 6), tuple(range(100))]
-    requests = [
-        Request(p, (0,), 1, temperature=t, repetition_penalty=r) for p, t, r in zip(prompts, (1, 0, 0.7, 1), (1.2, 3.0, 1.0, 0.8))
-    ]
+    settings = [(1, 1.2), (0, 3.0), (0.7, 1.0), (1, 0.8)]
+    requests = [Request(p, (0,), 1, temperature=t, repetition_penalty=r) for p, (t, r) in zip(prompts, settings, strict=True)]
     options = Options.of([(request, ()) for request in requests], 200)
     tokens: list[list[int]] = [[] for _ in requests]
     for step in range(70):  # beyond the room that the lists of seen tokens have at first
