@@ -251,6 +251,8 @@ class EvaluateConfig(Section):
     samples: int = Field(default=4, ge=1)
     temperature: float = Field(default=0.6, ge=0)  # the paper's protocol
     top_p: float = Field(default=0.95, gt=0, le=1)
+    top_k: int = Field(default=0, ge=0)  # the k likeliest tokens alone; 0 = all
+    min_p: float = Field(default=0.0, ge=0, le=1)  # tokens at least this likely beside the likeliest; 0 = all
     max_tokens: int = Field(default=32_768, ge=8)
     hybrid: bool = (
         False  # programs first, run in the sandbox; the ordinary prompt where one does not run or has no value (MAmmoTH)

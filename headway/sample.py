@@ -14,6 +14,7 @@ from typing import Protocol
 
 from headway.engine.engine import Engine
 from headway.engine.sampling import sample_key
+from headway.errors import EngineError
 from headway.model.tokenizer import Tokenizer
 from headway.problems.prompt import messages
 from headway.types import Completion, Group, Problem, Request, Rollout, StopReason, Verdict
@@ -44,6 +45,9 @@ class Plan:
     temperature: float
     top_p: float
     max_tokens: int
+    top_k: int = 0
+    min_p: float = 0.0
+    is_for_ratios: bool = False  # RL divides by the recorded probabilities: they must be the model's own at the temperature
 
 
 class Sampler:
@@ -75,6 +79,7 @@ class Sampler:
         """`count` judged rollouts of each problem, numbered from `first_index`. One problem may stand in the list once.
 
         The prompt leaves no room for `plan.max_tokens` within the model's positions: fewer are sampled; none: EngineError.
+        So is a plan `is_for_ratios` whose tokens are not drawn from the model's own distribution.
         """
         limit = self.engine.model.config.max_positions
         requests: list[Request] = []
@@ -82,7 +87,9 @@ class Sampler:
             ids = self.prompt_ids(problem)
             keys = tuple(sample_key(self._seed, plan.sampler, plan.step, problem.id, first_index + i) for i in range(count))
             room = max(1, min(plan.max_tokens, limit - len(ids)))
-            requests.append(Request(ids, keys, room, plan.temperature, plan.top_p))
+            requests.append(Request(ids, keys, room, plan.temperature, plan.top_p, plan.top_k, plan.min_p))
+        if plan.is_for_ratios and not all(request.is_plain for request in requests):
+            raise EngineError(f"RL samples at a temperature alone: {plan.sampler!r} asks for top_p, top_k or min_p as well")
         completions = self.engine.generate(requests, progress)
         rollouts = [
             [self._rollout(problem, plan, first_index + i, c) for i, c in enumerate(found)]

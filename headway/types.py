@@ -222,8 +222,8 @@ class Request:
     Example: ``Request(prompt_ids=(5, 9, 2), keys=(k0, k1), max_tokens=64, temperature=1.0)`` asks for two samples.
 
     `keys` holds one 64-bit noise key a sample, made by `engine.sampling.sample_key(seed, problem_id, index)`;
-    n = len(keys). Temperature 0 is greedy. The order of the options is that of `transformers` and vLLM: repetition penalty on the
-    logits, temperature, then top-k, top-p and min-p each on the distribution that the one before left.
+    n = len(keys). Temperature 0 is greedy. The order of the options is that of `transformers`: repetition penalty on the logits,
+    temperature, then top-k, top-p and min-p each on the distribution that the one before left (vLLM: min-p before top-k).
     """
 
     prompt_ids: tuple[int, ...]

@@ -157,8 +157,8 @@ class Pool:
     def _resize(self, size: int) -> None:
         """Memory for `size` blocks: zeros, for what is not yet written is multiplied by 0, and must be a number.
 
-        On the CPU all that may ever be needed is reserved at once, which costs nothing until it is written to; elsewhere a layer at
-        a time is copied, so that the old and the new never stand side by side whole.
+        On the CPU all that may ever be needed is reserved at once, which costs nothing until it is written to; elsewhere
+        a layer at a time is copied, so that the old and the new never stand side by side whole.
         """
         old, kept = self.size, min(self.size, size)
         for layers in (self.keys, self.values):

@@ -14,6 +14,7 @@ import torch
 
 from headway.engine.cache import BLOCK, default_positions
 from headway.engine.generation import Decode, Generation, InFlight, Limits, Watch, compute_dtype
+from headway.engine.sampling import check_options
 from headway.errors import EngineError
 from headway.model.transformer import Decoder
 from headway.types import Completion, Request
@@ -48,8 +49,8 @@ class Statistics:
 class Engine:
     """Samples from a decoder. `stop_ids` are all token ids that end a completion.
 
-    At most `slots` samples run at once (0: 1,024), on keys and values of at most `positions` tokens (0: `cache.default_positions`),
-    with at most `prefill_tokens` prompt tokens a step. None of these changes a sample. `decode` turns token ids into text
+    At most `slots` samples run at once (0: 1,024), on keys and values of at most `positions` tokens (0:
+    `cache.default_positions`), with at most `prefill_tokens` prompt tokens a step. None of these changes a sample. `decode` turns token ids into text
     and is needed for stop strings only. `version` counts the changes of the weights since the engine was made.
     """
 
@@ -110,8 +111,8 @@ class Engine:
         """A generation without requests: `add` them as they come, `step` under `torch.inference_mode`, `collect` what ended.
 
         The caller checks that a prompt and its max_tokens fit the model's positions. Where the weights change while samples are
-        in flight, `step` raises EngineError, unless the session `mixes_versions`: then they go on with the new weights over what the
-        old ones left in the cache, and name both versions.
+        in flight, `step` raises EngineError, unless the session `mixes_versions`: then they go on with the new weights over what
+        the old ones left in the cache, and name both versions.
         """
         longest = self.model.config.max_positions
         return self._generation(slots, longest, slots * (longest + 2 * BLOCK), watch, mixes_versions)
@@ -140,6 +141,7 @@ class Engine:
                 f"request {number}: {len(request.prompt_ids)} prompt tokens and max_tokens {request.max_tokens} "
                 f"exceed the model's {limit} positions"
             )
+        check_options(request, f"request {number}")
         if request.stop_strings and self._decode is None:
             raise EngineError(f"request {number} has stop strings, and the engine was not told how to decode")
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from headway.engine.cache import BlockCache, Strand, blocks_of
 from headway.engine.paged import Decoding, Filling
-from headway.engine.sampling import draw, uniforms
+from headway.engine.sampling import Options, draw, uniforms
 from headway.errors import EngineError
 from headway.model.head import next_logits
 from headway.model.transformer import Decoder
@@ -122,6 +122,7 @@ class Generation:
             tuple[InFlight, Tensor]
         ] = []  # whose strand is whole, and the last hidden state [1, width] of its prompt
         self._active: list[InFlight] = []  # by slot
+        self._options: Options | None = None  # of the active samples, as long as they stay the same
         self._order: dict[InFlight, int] = {}  # of admission, of all that are at work
         self._admitted = 0
         self._done: dict[tuple[int, int], Completion] = {}
@@ -132,7 +133,7 @@ class Generation:
         return [[self._done[r, i] for i in range(len(q.keys))] for r, q in self._requests.items()]
 
     def add(self, number: int, request: Request) -> None:
-        """Queue a request's samples behind those that wait. Raises EngineError where the cache could not hold even one of them."""
+        """Queue a request's samples behind those that wait. EngineError where the cache could not hold even one of them."""
         needed = blocks_of(len(request.prompt_ids)) + blocks_of(request.max_tokens)
         if needed > self._cache.most:
             raise EngineError(
@@ -224,7 +225,7 @@ class Generation:
         return fill
 
     def _fill(self, version: int) -> None:
-        """One forward pass over the next prompt tokens; samples whose prompt is whole become active and draw their first token."""
+        """One forward pass over the next prompt tokens; samples whose prompt is whole become active and draw a token."""
         pieces: list[tuple[_Fill, int]] = []
         left = self._limits.prefill_tokens
         for fill in self._fills:
@@ -248,6 +249,7 @@ class Generation:
             assert sample.strand is not None, "a sample at work has a strand"
             sample.strand.enter(len(self._active))
             self._active.append(sample)
+            self._options = None
         fresh = [(sample, hidden) for sample, hidden in ready if not sample.tokens]
         if fresh:
             self._draw(torch.cat([hidden for _, hidden in fresh]), [sample for sample, _ in fresh], version)
@@ -285,11 +287,18 @@ class Generation:
         positions = np.array([len(s.tokens) for s in samples], dtype=np.int64)
         device = hidden.device
         noise = torch.from_numpy(uniforms(keys, positions)).to(device)
-        temperature = torch.tensor([s.asked.temperature for s in samples], dtype=torch.float32, device=device)
-        nucleus = any(s.asked.top_p < 1 for s in samples)
-        top_p = torch.tensor([s.asked.top_p for s in samples], dtype=torch.float32, device=device) if nucleus else None
-        tokens, logprobs = draw(next_logits(hidden, self._model.output_weight), noise, temperature, top_p)
-        for sample, token, logprob in zip(samples, tokens.tolist(), logprobs.tolist(), strict=True):
+        if samples is not self._active:
+            options = self._options_of(samples)
+        else:
+            if self._options is None:
+                self._options = self._options_of(samples)
+            options = self._options
+        drawn = draw(next_logits(hidden, self._model.output_weight), noise, options)
+        if drawn.entropies is not None:
+            for sample, entropy in zip(samples, drawn.entropies.tolist(), strict=True):
+                if sample.asked.wants_entropies:
+                    sample.entropies.append(entropy)
+        for sample, token, logprob in zip(samples, drawn.tokens.tolist(), drawn.logprobs.tolist(), strict=True):
             sample.tokens.append(token)
             sample.logprobs.append(logprob)
             if not sample.versions or sample.versions[-1] != version:
@@ -299,6 +308,9 @@ class Generation:
         self.counts.new_tokens += len(samples)
         if self._watch is not None:
             self._watch(samples)
+
+    def _options_of(self, samples: Sequence[InFlight]) -> Options:
+        return Options.of([(s.asked, s.tokens) for s in samples], self._model.config.vocab_size, self._model.device)
 
     def _look_for_strings(self, sample: InFlight) -> None:
         """Note the stop string that the last token has completed, if any."""
@@ -338,6 +350,7 @@ class Generation:
 
     def _leave(self, slots: list[int]) -> None:
         """Take samples out of the batch; the last ones move into their places, so that it stays dense."""
+        self._options = None
         for slot in sorted(slots, reverse=True):
             sample, last = self._active[slot], self._active.pop()
             if last is not sample:

@@ -33,7 +33,7 @@ def evaluate(
 ) -> None:
     """Sample what the store does not hold yet of `stage`'s evaluation, and append it."""
     name = sampler_of(stage)
-    plan = Plan(name, 0, policy, config.temperature, config.top_p, config.max_tokens)
+    plan = Plan(name, 0, policy, config.temperature, config.top_p, config.max_tokens, config.top_k, config.min_p)
     total = len(problems) * config.samples
     size = chunk_of(config.samples)
     for start in range(0, len(problems), size):

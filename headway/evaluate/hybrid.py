@@ -69,7 +69,9 @@ def _half(tell: Tell) -> Progress:
 
 
 def _plan(config: EvaluateConfig, stage: str, policy: str, suffix: str = "") -> Plan:
-    return Plan(sampler_of(stage) + suffix, 0, policy, config.temperature, config.top_p, config.max_tokens)
+    return Plan(
+        sampler_of(stage) + suffix, 0, policy, config.temperature, config.top_p, config.max_tokens, config.top_k, config.min_p
+    )
 
 
 def _fall_back(

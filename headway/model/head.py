@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from headway.model import products
+
 _CHUNK_ELEMENTS = 8_388_608  # float32 logits held at once (32 MiB)
 
 
@@ -53,7 +55,7 @@ class _TokenLogprobs(torch.autograd.Function):
 
 def _logits(hidden: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
     """float32 logits [T, vocabulary] divided by the temperature (scale = 1 / temperature, [T])."""
-    return (hidden.to(weight.dtype) @ weight.t()).float().mul_(scale[:, None])
+    return products.product(hidden.to(weight.dtype), weight).float().mul_(scale[:, None])
 
 
 def token_logprobs(hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float | Tensor = 1.0) -> Tensor:
@@ -71,4 +73,4 @@ def token_logprobs(hidden: Tensor, weight: Tensor, targets: Tensor, temperature:
 @torch.no_grad()
 def next_logits(hidden: Tensor, weight: Tensor) -> Tensor:
     """float32 logits [B, vocabulary] at temperature 1: what the sampler draws from."""
-    return (hidden.to(weight.dtype) @ weight.t()).float()
+    return products.product(hidden.to(weight.dtype), weight).float()

@@ -1,9 +1,9 @@
 """The same mathematics with fewer passes over memory, where no gradient is wanted: inference in float32 on the CPU.
 
-A decode step of a small model is matrix products a few rows high, and what lies between them. oneDNN's products are a third faster
-at that height than the ones that PyTorch takes by default, and add a residual, or gate by a SiLU, as they write their result. They
-are the operators that `torch.compile` itself emits on this machine, called without its compiler. Where they are missing, or a
-gradient is recorded, everything is plain PyTorch; both give the same numbers but for the last bits of float32.
+A decode step of a small model is matrix products a few rows high, and what lies between them. At that height oneDNN's products are
+a third faster than those that PyTorch takes by default, and add a residual or gate by a SiLU as they write their result. They are
+the operators that `torch.compile` itself emits here, called without its compiler. Where they are missing, or a gradient is
+recorded, everything is plain PyTorch; both give the same numbers but for the last bits of float32.
 """
 
 from __future__ import annotations
@@ -32,6 +32,13 @@ _IS_THERE = _has_onednn()
 def is_direct(x: Tensor) -> bool:
     """Whether products of x go the short way."""
     return _IS_THERE and not torch.is_grad_enabled() and x.dtype == torch.float32 and x.device.type == "cpu"
+
+
+def product(x: Tensor, weight: Tensor) -> Tensor:
+    """x [T, in] times weight [out, in], transposed -> [T, out]."""
+    if is_direct(x) and weight.dtype == torch.float32:
+        return torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
+    return F.linear(x, weight)
 
 
 def linear(x: Tensor, layer: nn.Linear) -> Tensor:

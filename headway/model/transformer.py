@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
-from headway.model.attention import Layout, attend
 from headway.model import products
+from headway.model.attention import Layout, attend
 from headway.model.config import LOCAL_ROPE, NO_ROPE, DecoderConfig
 from headway.model.rope import frequencies, rotate, rotation
 

@@ -111,7 +111,16 @@ class Service:
             raise Refusal(said, "max_tokens" if room >= 1 else kind_param(kind), code="context_length_exceeded")
         seed = secrets.randbits(63) if wanted.seed is None else wanted.seed
         keys = tuple(sample_key(seed, "serve", index) for index in range(wanted.n))
-        asked = EngineRequest(prompt, keys, wanted.max_tokens or room, wanted.temperature, wanted.top_p)
+        asked = EngineRequest(
+            prompt,
+            keys,
+            wanted.max_tokens or room,
+            wanted.temperature,
+            wanted.top_p,
+            wanted.top_k,
+            wanted.min_p,
+            wanted.repetition_penalty,
+        )
         try:
             job = self.batcher.submit(asked, wants_tokens=wanted.stream or bool(wanted.stops))
         except Busy:

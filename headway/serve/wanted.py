@@ -18,10 +18,10 @@ _ROLES = ("system", "user", "assistant")
 _NOTHING: dict[str, tuple[Any, ...]] = {  # values of parameters that we lack, with which they ask for nothing
     "frequency_penalty": (0,), "presence_penalty": (0,), "logit_bias": ({},), "tools": ([],), "functions": ([],),
     "tool_choice": ("none", "auto"), "response_format": ({"type": "text"},), "echo": (False,), "suffix": ("",), "best_of": (1,),
-    "parallel_tool_calls": (True, False), "store": (False,), "metadata": ({},), "user": (), "repetition_penalty": (1,),
-    "min_p": (0,), "top_k": (-1, 0), "service_tier": ("auto", "default"),
+    "parallel_tool_calls": (True, False), "store": (False,), "metadata": ({},), "user": (), "service_tier": ("auto", "default"),
 }  # fmt: skip
 _BOTH = {"model", "n", "temperature", "top_p", "max_tokens", "seed", "stop", "logprobs", "stream", "stream_options"}
+_BOTH |= {"top_k", "min_p", "repetition_penalty"}  # vLLM's
 _KNOWN = {"chat": _BOTH | {"messages", "max_completion_tokens", "top_logprobs"}, "text": _BOTH | {"prompt"}}
 
 
@@ -50,6 +50,9 @@ class Wanted:
     n: int
     temperature: float
     top_p: float
+    top_k: int
+    min_p: float
+    repetition_penalty: float
     max_tokens: int
     seed: int | None
     stops: tuple[str, ...]
@@ -86,6 +89,9 @@ def read(body: bytes, kind: str) -> Wanted:
         _integer(values, "n", 1, MOST_SAMPLES, 1),
         _number(values, "temperature", 0.0, 100.0, 1.0),
         _number(values, "top_p", 0.0, 1.0, 1.0, is_open=True),
+        max(0, _integer(values, "top_k", -1, 2**31)),  # -1 is vLLM's older word for all
+        _number(values, "min_p", 0.0, 1.0, 0.0),
+        _number(values, "repetition_penalty", 0.0, 100.0, 1.0, is_open=True),
         min(limits) if limits else (0 if is_chat else 16),  # OpenAI's default for plain completions
         _integer(values, "seed", -(2**63), 2**64) if "seed" in values else None,
         _stops(values),

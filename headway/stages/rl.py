@@ -112,7 +112,8 @@ class Rollouts:
     def _groups(self, step: int, temperature: float, asked: set[str]) -> list[Group]:
         """One batch of prompts, none `asked` in this step before; with oversampling, hard ones get more samples."""
         config = self._config
-        plan = Plan("rl", step, f"{self._work.recipe.name}/rl@{step}", temperature, 1.0, config.max_tokens)
+        policy = f"{self._work.recipe.name}/rl@{step}"
+        plan = Plan("rl", step, policy, temperature, 1.0, config.max_tokens, is_for_ratios=True)
         problems = self._pool.take(config.prompts, without=asked)
         if not problems:
             return []

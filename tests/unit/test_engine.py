@@ -11,7 +11,7 @@ import torch
 from headway.engine.cache import bytes_per_position
 from headway.engine.engine import Engine, InFlight
 from headway.engine.generation import Generation
-from headway.engine.sampling import draw, sample_key, uniforms
+from headway.engine.sampling import Options, draw, sample_key, uniforms
 from headway.errors import EngineError
 from headway.model.attention import lay_out
 from headway.model.config import DecoderConfig
@@ -50,16 +50,17 @@ def naive(decoder: Decoder, request: Request, key: int) -> Completion:
     """One sample by the whole forward pass for every token."""
     tokens: list[int] = []
     logprobs: list[float] = []
+    entropies: list[float] = []
     while len(tokens) < request.max_tokens and not (tokens and tokens[-1] in STOP):
         ids = torch.tensor([*request.prompt_ids, *tokens])
         logits = next_logits(decoder(ids, lay_out([len(ids)]))[-1:], decoder.output_weight)
         u = uniforms(np.array([key], dtype=np.uint64), np.array([len(tokens)], dtype=np.int64))
-        top_p = torch.tensor([request.top_p]) if request.top_p < 1 else None
-        token, logprob = draw(logits, torch.from_numpy(u), torch.tensor([request.temperature]), top_p)
-        tokens.append(int(token))
-        logprobs.append(float(logprob))
+        drawn = draw(logits, torch.from_numpy(u), Options.of([(request, tokens)], 40))
+        tokens.append(int(drawn.tokens))
+        logprobs.append(float(drawn.logprobs))
+        entropies += [] if drawn.entropies is None else drawn.entropies.tolist()
     reason = StopReason.STOP if tokens[-1] in STOP else StopReason.LENGTH
-    return Completion(tuple(tokens), tuple(logprobs), reason)
+    return Completion(tuple(tokens), tuple(logprobs), reason, tuple(entropies))
 
 
 def assert_same(found: Completion, expected: Completion) -> None:
@@ -92,13 +93,26 @@ def test_order_and_slots_change_no_sample(seed: int) -> None:
             assert_same(found, wanted)
 
 
-def test_temperature_and_top_p_belong_to_the_request() -> None:
-    decoder, base = model(), random_requests(1, 4)
-    settings = [(1.0, 1.0), (0.0, 1.0), (0.6, 0.9), (1.3, 0.5)]
-    requests = [replace(r, temperature=t, top_p=p) for r, (t, p) in zip(base, settings, strict=True)]
+def test_options_belong_to_the_request() -> None:
+    decoder, base = model(), random_requests(1, 9)
+    settings = [
+        {"temperature": 1.0},
+        {"temperature": 0.0},
+        {"temperature": 0.6, "top_p": 0.9},
+        {"temperature": 1.3, "top_p": 0.5},
+        {"top_k": 3},
+        {"min_p": 0.2, "wants_entropies": True},
+        {"repetition_penalty": 1.3},
+        {"temperature": 0.0, "repetition_penalty": 1.3, "wants_entropies": True},
+        {"temperature": 1.2, "anneal": (0.3, 20), "top_k": 20, "top_p": 0.9},
+    ]
+    requests = [replace(r, max_tokens=40, **one) for r, one in zip(base, settings, strict=True)]
     for request, completions in zip(requests, Engine(decoder, STOP, 5).generate(requests), strict=True):
         for key, completion in zip(request.keys, completions, strict=True):
-            assert_same(completion, naive(decoder, request, key))
+            expected = naive(decoder, request, key)
+            assert_same(completion, expected)
+            assert len(completion.entropies) == (len(completion.token_ids) if request.wants_entropies else 0)
+            assert np.abs(np.array(completion.entropies) - np.array(expected.entropies)).max(initial=0) < 1e-4
 
 
 def test_recorded_logprobs_are_the_trainers() -> None:
@@ -160,6 +174,13 @@ def test_new_weights_are_used_at_once() -> None:
         (Request((1,), (), 5), "no sample keys"),
         (Request((1,), (1,), 0), "max_tokens below 1"),
         (Request((1,) * 150, (1,), 51), "exceed the model's 200 positions"),
+        (Request((1,), (1,), 5, temperature=-0.1), "request 1: temperature is -0.1"),
+        (Request((1,), (1,), 5, temperature=float("nan")), "temperature is nan"),
+        (Request((1,), (1,), 5, top_p=0.0), "top_p is 0.0, it should be above 0"),
+        (Request((1,), (1,), 5, top_k=-1), "top_k is -1"),
+        (Request((1,), (1,), 5, min_p=1.5), "min_p is 1.5"),
+        (Request((1,), (1,), 5, repetition_penalty=0.0), "repetition_penalty is 0.0"),
+        (Request((1,), (1,), 5, anneal=(0.5, 0)), "anneal is"),
     ],
 )
 def test_impossible_requests_are_refused(request_: Request, says: str) -> None:

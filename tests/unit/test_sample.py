@@ -109,3 +109,22 @@ def test_samples_stay_within_the_positions_of_the_model(verifier: Verifier) -> N
     long = replace(problem, id="long", question="is this odd " * 40)
     with pytest.raises(EngineError, match="prompt tokens"):
         made.sample([long], 1, PLAN)
+
+
+def test_what_ratios_are_made_of_is_never_truncated(verifier: Verifier) -> None:
+    plan = replace(PLAN, is_for_ratios=True)
+    one = sampler(verifier)
+    assert len(one.sample(parities(2), 1, replace(plan, temperature=0.7))) == 2
+    for more in ({"top_p": 0.9}, {"top_k": 5}, {"min_p": 0.1}):
+        with pytest.raises(EngineError, match="'rl' asks for top_p, top_k or min_p"):
+            one.sample(parities(2), 1, replace(plan, **more))
+        assert len(one.sample(parities(2), 1, replace(PLAN, **more))) == 2
+
+
+def test_a_plans_truncation_reaches_the_engine(verifier: Verifier) -> None:
+    greedy, narrow = (
+        sampler(verifier).sample(parities(10), 1, replace(PLAN, **more)) for more in ({"temperature": 0.0}, {"top_k": 1})
+    )
+    for a, b in zip(rollouts_of(greedy), rollouts_of(narrow), strict=True):
+        assert a.text == b.text
+        assert set(b.logprobs) == {0.0}  # renormalised: the one that is left is certain

@@ -51,10 +51,10 @@ class Served:
         self._listening.close()
         self.batcher.close()
 
-    def direct(self, seed: int, n: int = 1, max_tokens: int = 30, temperature: float = 1.0, top_p: float = 1.0):
+    def direct(self, seed: int, n: int = 1, max_tokens: int = 30, temperature: float = 1.0, top_p: float = 1.0, **more):
         """What the engine alone says to ASK."""
         keys = tuple(sample_key(seed, "serve", index) for index in range(n))
-        [found] = self.engine.generate([Request(tokenizer().prompt_ids(ASK), keys, max_tokens, temperature, top_p)])
+        [found] = self.engine.generate([Request(tokenizer().prompt_ids(ASK), keys, max_tokens, temperature, top_p, **more)])
         return found
 
     def post(self, body: bytes, path: str = "/v1/chat/completions", **headers: str) -> tuple[int, dict]:
@@ -99,6 +99,18 @@ def test_chat_is_the_engines_own_sample_with_its_logprobs(served):
     )
     assert {completion.stop_reason for completion in direct} == {StopReason.STOP}
     assert ask(served, max_tokens=2).choices[0].finish_reason == "length"
+
+
+@pytest.mark.parametrize("options", [{"top_k": 2}, {"min_p": 0.3}, {"repetition_penalty": 1.4}, {"top_k": 5, "min_p": 0.1}])
+def test_vllms_options_are_the_engines(served, options):
+    found = ask(served, n=4, temperature=3.0, logprobs=True, extra_body=options)
+    direct = served.direct(5, n=4, temperature=3.0, **options)
+    plain = served.direct(5, n=4, temperature=3.0)
+    assert [c.token_ids for c in direct] != [c.token_ids for c in plain]
+    for choice, completion in zip(found.choices, direct, strict=True):
+        assert choice.message.content == tokenizer().decode(completion.token_ids)
+        told = [token.logprob for token in choice.logprobs.content]
+        assert told == pytest.approx(list(completion.logprobs), abs=1e-5)
 
 
 def test_plain_completions_take_text_or_tokens(served):
@@ -208,7 +220,12 @@ def test_wording_holds_back_what_may_be_a_stop_and_half_characters():
         ({"messages": [{"role": "system", "content": "x"}]}, "messages"),  # the tiny template knows no system turn
         ({"messages": [{"role": "tool", "content": "x", "tool_call_id": "1"}]}, "messages[0].role"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}, "messages[0].content"),
-        ({"extra_body": {"min_p": 0.1}}, "min_p"),
+        ({"extra_body": {"min_p": 1.5}}, "min_p"),
+        ({"extra_body": {"min_p": "0.1"}}, "min_p"),
+        ({"extra_body": {"top_k": -2}}, "top_k"),
+        ({"extra_body": {"top_k": 2.5}}, "top_k"),
+        ({"extra_body": {"repetition_penalty": 0}}, "repetition_penalty"),
+        ({"extra_body": {"repetition_penalty": "much"}}, "repetition_penalty"),
         ({"extra_body": {"nonsense": 1}}, "nonsense"),
     ],
 )
@@ -221,6 +238,7 @@ def test_what_is_not_to_be_had_is_refused_by_name(served, settings, param):
 
 def test_values_that_ask_for_nothing_are_fine(served):
     more = {"frequency_penalty": 0, "presence_penalty": 0.0, "logit_bias": {}, "user": "me", "response_format": {"type": "text"}}
+    more["extra_body"] = {"top_k": -1, "min_p": 0, "repetition_penalty": 1}
     content = [{"role": "user", "content": [{"type": "text", "text": "is 7 odd"}]}]
     assert ask(served, messages=content, **more).choices == ask(served).choices
     assert ask(served, max_tokens=None, max_completion_tokens=3).usage.completion_tokens <= 3
