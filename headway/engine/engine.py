@@ -16,6 +16,7 @@ from headway.engine.cache import BLOCK, default_positions
 from headway.engine.generation import Decode, Generation, InFlight, Limits, Watch, compute_dtype
 from headway.engine.sampling import check_options
 from headway.errors import EngineError
+from headway.model.products import pack, unpack
 from headway.model.transformer import Decoder
 from headway.types import Completion, Request
 
@@ -25,6 +26,7 @@ Progress = Callable[[int, int, float], None]  # (samples done, samples in all, n
 
 _MOST_SAMPLES = 1024  # wider steps gain nothing: the products are at the machine's rate by then
 _PREFILL_TOKENS = 4096
+_LEAST_PACKED = 4  # samples at once; below, products gain nothing from packed weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +91,17 @@ class Engine:
         started = time.monotonic()
         reported = started
         counts = run.counts
-        while run.step():
-            now = time.monotonic()
-            if progress is not None and now - reported > 0.5:
-                reported = now
-                progress(counts.finished, counts.samples, counts.new_tokens / (now - started))
+        rows = min(self.slots or _MOST_SAMPLES, counts.samples)
+        if rows >= _LEAST_PACKED and longest > BLOCK:  # the copies cost about as much as ten steps
+            pack(self.model.matrices, rows)
+        try:
+            while run.step():
+                now = time.monotonic()
+                if progress is not None and now - reported > 0.5:
+                    reported = now
+                    progress(counts.finished, counts.samples, counts.new_tokens / (now - started))
+        finally:
+            unpack(self.model.matrices)
         self.statistics = Statistics(
             counts.prompt_tokens,
             counts.new_tokens,

@@ -101,6 +101,7 @@ class Block(nn.Module):
         self.after_mlp = norm("after")
         self.activation = _ACTIVATIONS[config.activation]
         self.swish = config.activation == "silu" and not config.mlp_bias
+        self.gate_up.weight.halves = self.swish  # type: ignore[attr-defined]
         self.adds = config.norms == "before"
 
     def forward(self, x: Tensor, turn: Turn, see: See) -> Tensor:
@@ -148,6 +149,12 @@ class Decoder(nn.Module):
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.embedding.weight.device
+
+    @property
+    def matrices(self) -> list[Tensor]:
+        """Every weight that tokens are multiplied with, the output's among them."""
+        layers = [layer.weight for block in self.blocks for layer in block.modules() if isinstance(layer, nn.Linear)]
+        return [*layers, self.output_weight]
 
     def forward(self, ids: Tensor, layout: Layout, keep: Callable[[int, Tensor, Tensor], None] | None = None) -> Tensor:
         """Hidden states [T, width] of the documents in ids [T], after the last norm.
