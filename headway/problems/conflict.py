@@ -19,7 +19,8 @@ from difflib import SequenceMatcher
 from fractions import Fraction
 from itertools import pairwise, takewhile
 
-from headway.problems.opposites import Asked, asked_otherwise, exchanged_words, opposed, qualified
+from headway.problems.asking import Asked, asked_otherwise
+from headway.problems.opposites import exchanged_words, opposed, qualified
 from headway.problems.reading import OPERATORS, PLACE, STOP, Reading, numbers_of, renamed, stem
 
 NEARLY = 0.6  # difflib's ratio from which on two formulas are one with changes
@@ -38,15 +39,36 @@ COMMON = ONES | {"#2"}  # come and go in every rewriting
 
 def conflicts(a: Reading, b: Reading) -> tuple[str, ...]:
     """What makes two alike questions different problems, in words; () where nothing was found."""
+    words_a, words_b = _undirected(a.words), _undirected(b.words)
     whole = _in_order(a.words, b.words)
     is_verbatim = whole >= VERBATIM
     found = [_number_conflict(a, b, is_verbatim), _ordinal_conflict(a, b), _place_conflict(a, b), *_formula_conflicts(a, b)]
-    found += opposed(a.words, b.words, whole >= LITTLE_MOVED)
+    found += opposed(words_a, words_b, whole >= LITTLE_MOVED)
     if is_verbatim:
         found += [qualified(a.words, b.words), exchanged_words(a.words, b.words), _variable_conflict(a, b)]
+        found += [_person_conflict(a.words, b.words)]
     story = _in_order(a.words[: len(a.words) - len(a.asked)], b.words[: len(b.words) - len(b.asked)])
     found.append(asked_otherwise(_asked(a), _asked(b), story))
     return tuple(conflict for conflict in found if conflict)
+
+
+def _undirected(words: Sequence[str]) -> tuple[str, ...]:
+    """The words with "how many fewer" as "how many more": the same difference, asked from its other end."""
+    return tuple("more" if one in ("fewer", "less") and i > 1 and words[i - 2] == "how" else one for i, one in enumerate(words))
+
+
+def _person_conflict(a: Sequence[str], b: Sequence[str]) -> str:
+    """A "she" in the place of a "he" where another "he" (or "she") has stayed; a story whose person was renamed has none."""
+    kept: set[int] = set()
+    changed: set[int] = set()
+    for kind, i, j, k, m in SequenceMatcher(None, a, b, autojunk=False).get_opcodes():
+        pairs = zip(a[i:j], b[k:m], strict=True) if kind == "equal" or (kind == "replace" and j - i == m - k) else ()
+        for one, other in ((_PERSONS[x], _PERSONS[y]) for x, y in pairs if x in _PERSONS and y in _PERSONS):
+            (kept if one == other else changed).add(one)
+    return "persons: he | she" if kept & changed else ""
+
+
+_PERSONS = {"he": 0, "him": 0, "his": 0, "she": 1, "her": 1, "hers": 1}
 
 
 def _in_order(a: Sequence[str], b: Sequence[str]) -> float:
@@ -169,6 +191,8 @@ def _formula_conflicts(a: Reading, b: Reading) -> list[str]:
     found: list[str] = []
     for chunk in left:
         moved = next((one for one in right if sorted(one) == sorted(chunk) and {*one} & {"-", "/", "^", "&"}), None)
+        if moved and _summands(moved) == _summands(chunk):
+            continue
         if moved:
             found.append(f"formulas: {' '.join(chunk)} | {' '.join(moved)}")
             continue
@@ -188,6 +212,12 @@ def _formula_conflicts(a: Reading, b: Reading) -> list[str]:
             if changed or (signs and (kind == "replace" or inside)):
                 found.append(f"formulas: {' '.join(ours)} | {' '.join(theirs)}")
     return found[:1]
+
+
+def _summands(formula: Sequence[str]) -> list[list[str]]:
+    """What stands between the plus signs, in any order."""
+    sides = " ".join(formula).split(" = ")
+    return sorted(sorted(side.split(" + ")) for side in sides)
 
 
 def _covered(chunk: Sequence[str], others: Sequence[Sequence[str]]) -> float:
@@ -210,7 +240,8 @@ def _asked(reading: Reading) -> Asked:
     story = frozenset(token for token in tokens[:at] if token[0].isalpha())
     letters = frozenset(token for token in tokens if token[0] == "~")
     neighbours = frozenset(pairwise(tokens))
-    return Asked(reading.asked, stems, reading.names, variables, _head(reading.asked), story, letters, neighbours)
+    measured = frozenset(unit for number, unit in pairwise(tokens[at:]) if number[0] == "#")
+    return Asked(reading.asked, stems, reading.names, variables, _head(reading.asked), story, letters, neighbours, measured)
 
 
 def _head(words: Sequence[str]) -> tuple[str, ...]:

@@ -3,6 +3,7 @@ r"""The numbers of a question by their value, however they are written.
     1,000   1000   $1000   one thousand   a thousand            -> 1000
     0.5   .5   1/2   \frac12   \frac{1}{2}   half   50%   50 percent   fifty percent     -> 1/2
     two and a half   2 1/2   2\frac12   2.5                      -> 5/2
+    a minute and a half   two miles and a half                -> 3/2 minute, 5/2 mile
     25 cents   0.25   one point two five (5/4)               -> 1/4, 1/4, 5/4
     3 dozen   twice   thrice   8:30   two-thirds   20/3 cubed    -> 36, 2, 3, 17/2, 2/3, 20/3 ^ 3
 
@@ -30,6 +31,7 @@ _SMALL = {word: value for value, word in enumerate(_UNITS)} | {word: 20 + 10 * i
 _LARGE = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9}
 _TIMES = {"twice": 2, "double": 2, "doubled": 2, "doubles": 2, "thrice": 3, "triple": 3, "tripled": 3, "triples": 3}
 _TIMES |= {"quadruple": 4, "quadrupled": 4, "half": Fraction(1, 2), "halved": Fraction(1, 2), "halves": Fraction(1, 2)}
+_AND_A_HALF = (["and", "a", "half"], ["and", "one", "half"])
 _POWERS = {"squared": "#2", "cubed": "#3"}
 _PARTS = ["third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth", "eleventh", "twelfth"]
 _PART = {word: 3 + i for i, word in enumerate(_PARTS)} | {"quarter": 4, "hundredth": 100}
@@ -59,8 +61,9 @@ def merge(tokens: Sequence[str]) -> list[str]:
     ['#2/3', 'of', '#1/2', 'and', '#1/2']
     """
     out: list[str] = []
-    i, size = 0, len(tokens)
-    while i < size:
+    tokens = [*tokens]
+    i = 0
+    while i < (size := len(tokens)):
         token = tokens[i]
         if _DIGITS.match(token):
             value, i = _numeral(tokens, i)
@@ -74,6 +77,8 @@ def merge(tokens: Sequence[str]) -> list[str]:
             continue
         elif token in ("a", "an") and i + 1 < size and (tokens[i + 1] in _LARGE or _is_part(tokens, i + 1)):
             value, i = _words(tokens, i)
+        elif token in ("a", "an") and tokens[i + 2 : i + 5] in _AND_A_HALF:  # "a minute and a half"
+            value, i = Fraction(1), i + 1
         else:
             value, i = None, i
         if value is None:
@@ -85,11 +90,14 @@ def merge(tokens: Sequence[str]) -> list[str]:
     return out
 
 
-def _scaled(value: Fraction, tokens: Sequence[str], i: int) -> tuple[Fraction, int]:
-    """A value with what multiplies it behind: percent, dozen, million, a mixed number's half."""
+def _scaled(value: Fraction, tokens: list[str], i: int) -> tuple[Fraction, int]:
+    """A value with what multiplies it behind: percent, dozen, million, a mixed number's half, also behind its unit (then taken out)."""
     size = len(tokens)
-    if tokens[i : i + 3] in (["and", "a", "half"], ["and", "one", "half"]) and value.denominator == 1:
+    if tokens[i : i + 3] in _AND_A_HALF and value.denominator == 1:
         value, i = value + Fraction(1, 2), i + 3
+    elif tokens[i + 1 : i + 4] in _AND_A_HALF and value.denominator == 1 and tokens[i].isalpha():
+        del tokens[i + 1 : i + 4]
+        value += Fraction(1, 2)
     elif tokens[i : i + 2] == ["and", "\\frac"] or (i < size and tokens[i] == "\\frac" and value.denominator == 1):
         part, after = _tex_fraction(tokens, i + (tokens[i] == "and"))
         if part is not None and part < 1:

@@ -59,6 +59,7 @@ _BASE_ASKED = re.compile(r"\bbase\b|\bmod", re.IGNORECASE)  # an instruction tha
 _HYPHEN = re.compile(
     r"(?<=[A-Za-z]{2})-(?=[A-Za-z]{2})|(?<=\d)-(?=[A-Za-z]{3}|by\b)|(?<=\bby)-(?=\d)|(?<=\b[A-Za-z])-(?=[a-z]{3})"
 )  # not a minus
+_PREFIX = re.compile(r"\b(anti|co|counter|multi|non|over|pre|re|semi|un|under)-(?=[a-z]{3})", re.IGNORECASE)  # one word
 _ENDING = re.compile(
     r"(?<=[.?!])[\"')\]$]*\s+|(?<=[?])|\n\s*\n|(?<=[a-z)]):\s+(?=[A-Z\d(\[«#*])|\s+(?=(?:Let's think|Please reason) step)"
 )
@@ -93,6 +94,7 @@ _UNIT_POWER = re.compile(
 _TRANSPOSED = re.compile(r"([)}\]])\s*\^\s*\{?\s*(?:T\b|\\top\b|\\intercal\b)\s*\}?")  # (1, 2)^T, the column written in a line
 _TIME = re.compile(r"\b(half|(?:a |one )?quarter|three[- ]quarters)(?: of)?[ -](?:an |a |one )?hour\b", re.IGNORECASE)
 _TOKEN = re.compile(rf"{NUMBER}|[^\W\d_]+(?:'[^\W\d_]+)*|\\[a-zA-Z]+|\\\\|<=|>=|!=|\*\*|[^\s]")
+_LETTER = re.compile(r"(?<![\w'’])[b-z](?![\w'])")  # a variable that stands alone
 _ORDINAL = re.compile(r"(?<![/\d.])(\d+)(?:\s*\^?\s*\{?\s*(?:\\text\w*\s*)?\{?\s*(?:st|nd|rd|th)\b\s*\}?\s*\}?)")
 _LETTERS = str.maketrans("0123456789", "abcdefghij")  # a place is no number
 PLACE = "ord"  # how a place begins: "orde" is the fourth
@@ -119,6 +121,8 @@ _UNITS_WORDS = """
 _UNITS = frozenset(_UNITS_WORDS.split())
 _GONE = frozenset(["‑", "{", "}", "(", ")", "$", ",", ".", ";", ":", "?", "!", '"', "'", "_", "#", "\\\\", "@", "\\"])
 OPERATORS = frozenset(["+", "-", "*", "/", "^", "=", "<", ">", "<=", ">=", "!=", "|", "[", "]", "%", "&"])
+
+_RELATIONS = frozenset(["=", "<", ">", "<=", ">="])
 
 _STOP_WORDS = """
     a an the and or of to in on at by for with from as is are was were be been being am i it its it's this that these
@@ -172,7 +176,9 @@ def read_question(question: str) -> Reading:
     firm: set[Fraction] = set()
     formulas: list[tuple[str, ...]] = []
     asked_at, asked_from = 0, 0
-    for sentence in _asked_last(sentences(question)):
+    parts = _asked_last(sentences(question))
+    letters = {letter for part in parts for letter in _LETTER.findall(part)}
+    for sentence in parts:
         asked_at, asked_from = len(tokens), len(words)
         raw = _TOKEN.findall(sentence)
         _collect_names(raw, names)
@@ -187,7 +193,7 @@ def read_question(question: str) -> Reading:
                     if value > 12 or value.denominator > 1 or str(value) in lower:
                         firm.add(value)
         words += [token.lower().removesuffix("'s") for token in lower if token[0].isalpha() and len(token) > 1]
-        said = _symbols(numbered)
+        said = _symbols(numbered, letters)
         tokens += [token for token in said if token]
         formulas += _formulas(said)
         ends.append(len(tokens))
@@ -246,7 +252,7 @@ def sentences(question: str) -> list[str]:
     text = _PER_HOUR.sub(" miles per hour", _TITLE.sub(r"\1", _TIME.sub(_minutes, text)))
     text = _DECADE.sub(r"\1 10 years", text)
     text = _ORDINAL.sub(lambda found: f" {PLACE}{found[1].translate(_LETTERS)} ", text)
-    text = _HYPHEN.sub("\u2011", text)
+    text = _HYPHEN.sub("\u2011", _PREFIX.sub(r"\1", text))
     parts = [" ".join(part.split()) for part in _ENDING.split(text) if part.strip()]
     asked = [part for part in parts if not _INSTRUCTION.match(part.strip(" *(")) or _BASE_ASKED.search(part)] or parts
     if not asked:
@@ -284,19 +290,26 @@ def stem(word: str) -> str:
     return word
 
 
-def _symbols(tokens: list[str]) -> list[str]:
-    """What is compared of a sentence's tokens, with "" for each stop word."""
+def _symbols(tokens: list[str], letters: set[str]) -> list[str]:
+    """What is compared of a sentence's tokens, with "" for each stop word and between two equations. `letters` are variables
+    of the text, whose products ("xyz") are none of its words."""
     out: list[str] = []
+    depth = related = 0
     last = len(tokens) - 1
     for i, token in enumerate(tokens):
         if token[0] == "#" and len(token) > 1:
             out.append(token)
             continue
         token = _SYNTAX.get(token, token)
+        depth += (token == "(") - (token == ")")
         if token in _GONE:
+            if token in ",;" and related and depth <= 0:
+                out.append("")
+                related = 0
             continue
         before, after = tokens[i - 1] if i else "", tokens[i + 1] if i < last else ""
         if token in OPERATORS:
+            related += token in _RELATIONS
             if not (token in "-/" and _is_word(before) and _is_word(after)):
                 out.append(token)
         elif len(token) == 1:
@@ -306,6 +319,8 @@ def _symbols(tokens: list[str]) -> list[str]:
             out.append(("~" if token[1:].lower() in _GREEK else "") + token[1:].lower())
         elif len(token) < 4 and (before in _ARITHMETIC or after in _ARITHMETIC) and token.isalpha() and token not in _NO_PRODUCT:
             out += ["~" + letter for letter in token]  # 2ab + 3
+        elif len(token) < 4 and token not in STOP and letters.issuperset(token):
+            out += ["~" + letter for letter in token]  # xyz, where x, y and z were named
         elif token not in STOP:
             out.append(_PLACES.get(token) or stem(token))
         else:

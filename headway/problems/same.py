@@ -23,6 +23,7 @@ from fractions import Fraction
 from itertools import pairwise
 
 from headway.problems.conflict import COMMON, conflicts
+from headway.problems.morphology import akin
 from headway.problems.opposites import OPPOSABLE
 from headway.problems.reading import IRREGULAR, Reading, numbers_of, renamed, stem
 
@@ -37,6 +38,7 @@ RARE = (0.7, 3.5, 0.4)  # where they share a number that few questions have
 ONE_NUMBER_MORE = ((0.6, 8.0, 0.35),)  # where one side has a number more
 NAME = 0.75  # further evidence of each shared name
 SKELETON = 0.65  # of all words in order: a text with the same numbers in the same order has other names and things only
+NEARLY = 0.35  # score from which on words are also compared by their form (`morphology.akin`)
 LIKE = 0.86  # difflib's ratio from which on a word is another one misspelt
 
 _EVERYDAY_WORDS = """
@@ -96,7 +98,7 @@ def compare(a: Reading, b: Reading, answers: int = 0) -> Likeness:
         words_a, words_b = _words(a), _words(b)
     common = sorted(words_a & words_b)
     shared = 2 * sum(_weight(word, names) for word in common)
-    both = sum(_weight(word, names) for word in (*words_a, *words_b))
+    both = all_words = sum(_weight(word, names) for word in (*words_a, *words_b))
     words = shared / both if both else 1.0
     numbers_a, numbers_b = numbers_of(a), numbers_of(b)
     shared += 2 * sum(map(_number_weight, numbers_a & numbers_b))
@@ -109,6 +111,10 @@ def compare(a: Reading, b: Reading, answers: int = 0) -> Likeness:
     numbers = tuple(str(value) for value in sorted(numbers_a & numbers_b))
     evidence = shared / 2 + NAME * len({*common} & names)
     found = Likeness(score, evidence, words, agreeing / 2, _bars(a, b, answers), (), numbers, tuple(common))
+    if not found.is_close and score >= NEARLY and all_words:
+        related = sum(_weight(word, names) for word in _related(words_a - words_b, words_b - words_a))
+        score, words, evidence = score + 2 * related / both, words + 2 * related / all_words, evidence + related
+        found = replace(found, score=score, words=words, evidence=evidence)
     if not found.is_close and answers >= 0 and _is_skeleton(a, b, found):
         found = replace(found, skeleton=True)
     if not found.is_close:
@@ -159,6 +165,18 @@ def _corrected(reading: Reading, other: Reading) -> Reading:
     tokens = tuple(stems.get(token, token) for token in reading.tokens)
     words, asked = (tuple(found.get(word, word) for word in part) for part in (reading.words, reading.asked))
     return replace(reading, tokens=tokens, words=words, asked=asked)
+
+
+def _related(one: set[str], other: set[str]) -> list[str]:
+    """For each word of `one` that is akin to a word of `other` the shorter of the two; every word is used once."""
+    found: list[str] = []
+    free = sorted(other)
+    for word in sorted(one):
+        match = next((second for second in free if akin(word, second)), None)
+        if match:
+            free.remove(match)
+            found.append(min(word, match, key=len))
+    return found
 
 
 def _words(reading: Reading) -> set[str]:

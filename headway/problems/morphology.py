@@ -1,0 +1,54 @@
+"""How two English words are related by their form: one a part or a derivation of the other, or its contrary by a prefix.
+
+    akin       bookshelf ~ shelf    mathematical ~ mathematics    equally ~ equal    arrangement ~ arrange
+    contrary   overstate | understate    increase | decrease    include | exclude    lucky | unlucky    useful | useless
+
+No list of words, only of prefixes: what only looks alike ("contest", "content") is kept apart by length. This file does not know
+which words stand where (`same` and `opposites` do).
+"""
+
+from __future__ import annotations
+
+from os.path import commonprefix
+
+ROOT = 5  # letters that two derivations of one word share in front
+PART = 4  # letters of the shorter word of a compound
+ENDING = 5  # letters that may differ behind the root
+_TURNED = (
+    ("over", "under"), ("in", "de"), ("in", "ex"), ("im", "ex"), ("in", "out"), ("up", "down"), ("for", "back"),
+    ("pre", "post"), ("max", "min"), ("as", "de"),
+)  # fmt: skip
+_NEGATED = ("un", "in", "im", "ir", "il", "dis", "non", "mis", "counter", "anti")
+
+
+def akin(a: str, b: str) -> bool:
+    """Is one of two stems a part of the other (a compound), or are both derived from one root?
+
+    >>> akin("bookshelv", "shelf"), akin("probability", "probabl"), akin("contest", "content"), akin("state", "understate")
+    (True, True, False, False)
+    """
+    a, b = ((word[:-1] + "f" if word[-1] == "v" else word) for word in (a, b))
+    if contrary(a, b):
+        return False
+    short, long = sorted((a, b), key=len)
+    if len(short) >= PART and (long.startswith(short) or (long.endswith(short) and len(long) - len(short) >= 3)):
+        return True
+    root = len(commonprefix((a, b)))
+    return root > ROOT and len(long) - root <= ENDING
+
+
+def contrary(a: str, b: str) -> bool:
+    """Does a prefix (or "-ful" against "-less") make two words contraries?
+
+    >>> contrary("overstating", "understating"), contrary("clockwise", "counterclockwise"), contrary("book", "shelf")
+    (True, True, False)
+    """
+    for one, other in ((a, b), (b, a)):
+        if any(one.startswith(x) and other.startswith(y) and len(one) > len(x) + 2 and one[len(x) :] == other[len(y) :]
+               for x, y in _TURNED):  # fmt: skip
+            return True
+        if len(one) >= PART and other.endswith(one) and other[: -len(one)] in _NEGATED:
+            return True
+        if one.endswith("ful") and other == one[:-3] + "less":
+            return True
+    return False
