@@ -10,18 +10,18 @@ The closer the stories, the less is needed, as everywhere in `conflict`, which c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from itertools import pairwise
 
 from headway.problems.morphology import akin
 from headway.problems.opposites import groups, kinds_of, same_meaning
-from headway.problems.reading import STOP, stem
+from headway.problems.reading import stem
 
 ONE_STORY = 0.8  # of the words of two stories together, from which on "left" against "in all" is a difference
 SAME_STORY = 0.9  # of two stories' words in order, from which on nothing but the question was changed
 IDENTICAL = 0.97  # from which on any other content word of the question was meant
-STORY = 6  # stems of a story that can be called the same
+STORY = 3  # stems of a story that can be called the same
 BEGINNING = 3  # stems of a question that name what it is about
 
 _KINDS = """
@@ -43,16 +43,22 @@ _MINOR_WORDS = """
     minut hour day week month year dollar cent money inch foot pound mile ounc number amount long far
 """
 _MINOR = frozenset(_MINOR_WORDS.split())
+_CALENDAR_WORDS = """
+    monday tuesday wednesday thursday friday saturday sunday january february march april may june july august september
+    october november december
+"""
+_CALENDAR = frozenset(map(stem, _CALENDAR_WORDS.split()))
 _PRONOUNS = frozenset(["he", "she", "they", "it", "his", "her", "their"])
 _ONE = frozenset(["he", "she", "his", "her"])
 _ALL = frozenset(["they", "both", "together", "combined", "altogether", "them", "their"])
 _SUM = frozenset(["total", "altogether", "combined", "together", "sum", "in-all"])
-_DIFFERENCE = frozenset(["difference", "differ", "exceed", "exceeds", "outnumber", "outnumbers", "by-how"])
+_DIFFERENCE = frozenset(["difference", "differ", "exceed", "exceeds", "outnumber", "outnumbers"])
 _DIFFERENCE_WORDS = """
     more fewer less greater larger smaller bigger longer shorter taller higher lower faster slower older younger heavier
     lighter further farther extra additional increase decrease change gain loss left over short excess surplus ahead
-    behind beyond than
+    behind beyond than by-how by-what
 """
+_RATIO = frozenset(["percent", "percentage", "percentages", "fraction", "ratio", "proportion", "probability", "likely", "chance"])
 _MAYBE_DIFFERENCE = _DIFFERENCE | frozenset(_DIFFERENCE_WORDS.split())
 
 
@@ -102,9 +108,9 @@ def asked_otherwise(a: Asked, b: Asked, story: float) -> str:
     if not other and story >= SAME_STORY:
         other = _differs_in_one_story(a, b)
     if not other and story >= IDENTICAL and min(len(a.story), len(b.story)) >= STORY:
-        other = _differs_in_a_word(a.stems, b.stems)
+        other = _differs_in_a_word(a, b)
     if not other and not a.story and not b.story:
-        other = _differs_in_what_is_sought(a.stems, b.stems)
+        other = _differs_in_one_place(a, b)
     return other
 
 
@@ -118,14 +124,29 @@ def _other_share(a: Asked, b: Asked, alike: float) -> str:
         is_all = _ALL & others and not _ONE & others and not {*one.stems} & one.names & {*other.stems}
         if is_one and is_all and len((one.names & {*one.story, *one.stems}) & {*other.story, *other.stems}) > 1:
             return "asked: one | all"
-        if _DIFFERENCE & kinds and not _MAYBE_DIFFERENCE & others and (_SUM & others or alike >= ONE_STORY):
+        if _RATIO & kinds and not _RATIO & others and ("how", "many") in pairwise(other.words):
+            return "asked: a share | a number"
+        if (
+            (_DIFFERENCE & kinds or ("than" in kinds and _compares(one.words)))
+            and not _MAYBE_DIFFERENCE & others
+            and (_SUM & others or alike >= ONE_STORY)
+        ):
             return "asked: a difference | none"
     return ""
 
 
-def _differs_in_a_word(a: Sequence[str], b: Sequence[str]) -> str:
-    """A content word of either question that has no counterpart in the other, where nothing else was changed."""
-    only_a, only_b = ([w for w in dict.fromkeys(one) if w not in other and w not in _MINOR] for one, other in ((a, b), (b, a)))
+def _compares(words: tuple[str, ...]) -> bool:
+    """Is it "how many more", "how much older"?"""
+    return any(one in ("many", "much") and other in _MAYBE_DIFFERENCE for one, other in pairwise(words))
+
+
+def _differs_in_a_word(a: Asked, b: Asked) -> str:
+    """A content word of either question, no name, that has no counterpart in the other, where nothing else was changed."""
+    ignored = (a.names | b.names | _MINOR) - _CALENDAR
+    only_a, only_b = (
+        [word for word in dict.fromkeys(one.stems) if word not in other.stems and word not in ignored]
+        for one, other in ((a, b), (b, a))
+    )
     for word in list(only_a):
         match = next((other for other in only_b if akin(word, other) or same_meaning(word, other)), None)
         if match:
@@ -134,11 +155,12 @@ def _differs_in_a_word(a: Sequence[str], b: Sequence[str]) -> str:
     return f"asked: {only_a[0]} | {only_b[0]}" if only_a and only_b else ""
 
 
-def _differs_in_what_is_sought(a: Sequence[str], b: Sequence[str]) -> str:
-    """In a question without a story: the thing sought, named first, is another one, and all the rest is the same."""
-    if len(a) != len(b) or len(a) < 2 or a[0] == b[0] or a[1:] != b[1:] or akin(a[0], b[0]) or same_meaning(a[0], b[0]):
+def _differs_in_one_place(a: Asked, b: Asked) -> str:
+    """Without a story, where all is asked: one word in the place of another, all the rest in its place."""
+    pairs = [(one, other) for one, other in zip(a.stems, b.stems, strict=False) if one != other]
+    if len(a.stems) != len(b.stems) or len(pairs) != 1 or len(a.stems) < STORY or {*pairs[0]} & (a.names | b.names):
         return ""
-    return f"asked: {a[0]} | {b[0]}"
+    return "" if akin(*pairs[0]) or same_meaning(*pairs[0]) else f"asked: {' | '.join(pairs[0])}"
 
 
 def _is_compound(a: Asked, b: Asked) -> bool:

@@ -39,9 +39,9 @@ COMMON = ONES | {"#2"}  # come and go in every rewriting
 
 def conflicts(a: Reading, b: Reading) -> tuple[str, ...]:
     """What makes two alike questions different problems, in words; () where nothing was found."""
-    words_a, words_b = _undirected(a.words), _undirected(b.words)
     whole = _in_order(a.words, b.words)
     is_verbatim = whole >= VERBATIM
+    words_a, words_b = (a.words, b.words) if is_verbatim else (_undirected(a.words), _undirected(b.words))
     found = [_number_conflict(a, b, is_verbatim), _ordinal_conflict(a, b), _place_conflict(a, b), *_formula_conflicts(a, b)]
     found += opposed(words_a, words_b, whole >= LITTLE_MOVED)
     if is_verbatim:
@@ -58,13 +58,13 @@ def _undirected(words: Sequence[str]) -> tuple[str, ...]:
 
 
 def _person_conflict(a: Sequence[str], b: Sequence[str]) -> str:
-    """A "she" in the place of a "he" where another "he" (or "she") has stayed; a story whose person was renamed has none."""
+    """A "she" in `a` in the place of a "he" of `b`, of which another has stayed; where a person was renamed, none has."""
     kept: set[int] = set()
     changed: set[int] = set()
     for kind, i, j, k, m in SequenceMatcher(None, a, b, autojunk=False).get_opcodes():
         pairs = zip(a[i:j], b[k:m], strict=True) if kind == "equal" or (kind == "replace" and j - i == m - k) else ()
         for one, other in ((_PERSONS[x], _PERSONS[y]) for x, y in pairs if x in _PERSONS and y in _PERSONS):
-            (kept if one == other else changed).add(one)
+            (kept if one == other else changed).add(other)
     return "persons: he | she" if kept & changed else ""
 
 

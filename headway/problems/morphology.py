@@ -9,7 +9,7 @@ which words stand where (`same` and `opposites` do).
 
 from __future__ import annotations
 
-from os.path import commonprefix
+from itertools import takewhile
 
 ROOT = 5  # letters that two derivations of one word share in front
 PART = 4  # letters of the shorter word of a compound
@@ -33,7 +33,7 @@ def akin(a: str, b: str) -> bool:
     short, long = sorted((a, b), key=len)
     if len(short) >= PART and (long.startswith(short) or (long.endswith(short) and len(long) - len(short) >= 3)):
         return True
-    root = len(commonprefix((a, b)))
+    root = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
     return root > ROOT and len(long) - root <= ENDING
 
 

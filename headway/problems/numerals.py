@@ -91,7 +91,7 @@ def merge(tokens: Sequence[str]) -> list[str]:
 
 
 def _scaled(value: Fraction, tokens: list[str], i: int) -> tuple[Fraction, int]:
-    """A value with what multiplies it behind: percent, dozen, million, a mixed number's half, also behind its unit (then taken out)."""
+    """A value with what multiplies it behind: percent, dozen, million, a mixed number's half, also behind its unit."""
     size = len(tokens)
     if tokens[i : i + 3] in _AND_A_HALF and value.denominator == 1:
         value, i = value + Fraction(1, 2), i + 3

@@ -187,7 +187,7 @@ def exchanged_words(a: Sequence[str], b: Sequence[str]) -> str:
         if kind == "replace" and j - i <= SAME_PLACE and m - k <= SAME_PLACE:
             old, new = [[w for w in part if w not in STOP and len(w) > 2] for part in (one[i:j], other[k:m])]
             changes += bool(old or new)
-            if old and new and {*new}.isdisjoint(old) and {*old} & {*other}:
+            if old and new and {*new}.isdisjoint(old) and {*old} & {*other} and not same_meaning(old[0], new[0]):
                 found.append((old[0], new[0]))
         elif kind != "equal":
             moved += max(j - i, m - k)
@@ -211,4 +211,6 @@ def kinds_of(words: Sequence[str]) -> set[str]:
     return {*words, *(pair for a, b in pairwise(words) if (pair := f"{a}-{b}") in _PAIRS)}
 
 
-_PAIRS = frozenset(["in-all", "other-than", "at-most", "at-least", "no-more", "no-fewer", "no-less", "by-how", "each-other"])
+_PAIRS = frozenset(
+    ["in-all", "other-than", "at-most", "at-least", "no-more", "no-fewer", "no-less", "by-how", "by-what", "each-other"]
+)

@@ -142,7 +142,10 @@ lost, build built,
     kept,
     drive drove driven, drink drank drunk, go went gone, begin began begun, send sent, hold held, throw threw thrown, see saw
     seen,
-    child children, person people persons, man men, woman women, foot feet, inch inches, box boxes, minute minutes, mph mph"""
+    child children, person people persons, man men, woman women, foot feet ft, inch inches, box boxes, minute minutes mins,
+    mph mph, hour hours hr hrs, second seconds secs, week weeks wk wks, year years yr yrs, pound pounds lb lbs, ounce ounces
+    oz, mile miles mi, yard yards yd yds, gallon gallons gal, gram grams, kilogram kilograms kg kgs, meter meters metre metres,
+    kilometer kilometers kilometre kilometres km, centimeter centimeters centimetre centimetres cm, liter liters litre litres"""
 _BASE = {form: forms.split()[0] for forms in _IRREGULAR.split(",") for form in forms.split()}
 IRREGULAR = frozenset(_BASE)  # words whose forms are known
 
