@@ -34,6 +34,9 @@ _KINDS = """
     time: now currently today presently nowadays | then originally initially ago;
 """
 _KIND_GROUPS = groups(";".join(line.split(":")[1] for line in _KINDS.split(";") if line.strip()))
+_TIME = frozenset(word for member in _KIND_GROUPS[0] for word in member)
+_BEFORE_UNIT = frozenset(["many", "of", "more", "fewer", "less", "additional", "extra", "full", "what", "which", "total"])
+_TIME_STEMS = frozenset(map(stem, _TIME)) | {"time", "second"}
 _LOOSE = frozenset(word for i in (2, 5) for member in _KIND_GROUPS[i] for word in member)
 _ONE_SIDED = groups(
     "left remain remains remaining unused leftover | exceed exceeds outnumber than difference differ more further additional"
@@ -88,7 +91,13 @@ def asked_otherwise(a: Asked, b: Asked, story: float) -> str:
     that both stories know. Where the story is word for word the same, also: hardly a word shared, a comparison or a rest on one
     side only, a name on one side only, or a small difference by a word that the story knows.
     """
-    kind = _exchanged_kinds(*({w for w in kinds_of(one.words) if stem(w) not in one.measured} for one in (a, b)))
+    kinds_a, kinds_b = kinds_of(a.words), kinds_of(b.words)
+    kind = _exchanged_kinds(kinds_a - _TIME, kinds_b - _TIME)
+    units_a, units_b = _units(a), _units(b)
+    kind = kind or _exchanged_kinds(units_a[0], units_b[0]) or _exchanged_kinds(units_a[1], units_b[1])
+    for sought, others, head in ((units_a[0], units_b[0], b.head), (units_b[0], units_a[0], a.head)):
+        if sought and not others and head and not {*head} & _TIME_STEMS:
+            return f"asked: {min(sought)} | {head[0]}"
     alike = 2 * len(a.story & b.story) / max(1, len(a.story) + len(b.story))
     if kind and (alike >= ONE_STORY or not {*kind.split(" | ")} & _LOOSE):
         return f"asked: {kind}"
@@ -112,6 +121,14 @@ def asked_otherwise(a: Asked, b: Asked, story: float) -> str:
     if not other and not a.story and not b.story:
         other = _differs_in_one_place(a, b)
     return other
+
+
+def _units(asked: Asked) -> tuple[set[str], set[str]]:
+    """The units of time that are asked for ("how many days", "in minutes"), and all others ("each day", "in a week"); none
+    behind a number ("an 8 hour day")."""
+    units = [(word, unit) for word, unit in pairwise(asked.words) if unit in _TIME and stem(unit) not in asked.measured]
+    sought = {unit for word, unit in units if word in _BEFORE_UNIT or (word == "in" and unit[-1] == "s")}
+    return sought, {unit for _, unit in units} - sought
 
 
 def _other_share(a: Asked, b: Asked, alike: float) -> str:

@@ -32,7 +32,9 @@ SAME_SENTENCE = 0.75  # of the words of two sentences in order, from which on th
 SAME_ORDER = 0.9  # from which on its numbers must stand in the same order, too
 IDENTICAL = 0.97  # of the words in order, from which on the numbers must stand in the same order
 LITTLE_MOVED = 0.7  # of the words in order, from which on one word in the place of another was put there
+ANEW = 0.65  # of the tokens in any order, from which on a moved text says the same anew
 VERBATIM = 0.85  # of the words in order, from which on a text is the same but for single words
+FORM = ("~0", "/", "~1")  # of an answer, "m/n in lowest terms", which is told in many ways
 ONES = frozenset(["#0", "#1"])
 COMMON = ONES | {"#2"}  # come and go in every rewriting
 
@@ -42,8 +44,11 @@ def conflicts(a: Reading, b: Reading) -> tuple[str, ...]:
     whole = _in_order(a.words, b.words)
     is_verbatim = whole >= VERBATIM
     words_a, words_b = (a.words, b.words) if is_verbatim else (_undirected(a.words), _undirected(b.words))
-    found = [_number_conflict(a, b, is_verbatim), _ordinal_conflict(a, b), _place_conflict(a, b), *_formula_conflicts(a, b)]
-    found += opposed(words_a, words_b, whole >= LITTLE_MOVED)
+    is_moved = whole < LITTLE_MOVED
+    is_anew = is_moved and _shared(a.tokens, b.tokens) >= ANEW
+    found = [_number_conflict(a, b, is_verbatim), _ordinal_conflict(a, b), _place_conflict(a, b, is_anew)]
+    found += _formula_conflicts(a, b)
+    found += opposed(words_a, words_b, not is_moved)
     if is_verbatim:
         found += [qualified(a.words, b.words), exchanged_words(a.words, b.words), _variable_conflict(a, b)]
         found += [_person_conflict(a.words, b.words)]
@@ -69,6 +74,12 @@ def _person_conflict(a: Sequence[str], b: Sequence[str]) -> str:
 
 
 _PERSONS = {"he": 0, "him": 0, "his": 0, "she": 1, "her": 1, "hers": 1}
+
+
+def _shared(a: Sequence[str], b: Sequence[str]) -> float:
+    """The share of the different tokens of both that both have."""
+    one, other = {*a}, {*b}
+    return 2 * len(one & other) / max(1, len(one) + len(other))
 
 
 def _in_order(a: Sequence[str], b: Sequence[str]) -> float:
@@ -133,7 +144,7 @@ def _contexts(reading: Reading) -> dict[str, set[str]]:
     return found
 
 
-def _place_conflict(a: Reading, b: Reading) -> str:
+def _place_conflict(a: Reading, b: Reading, is_anew: bool) -> str:
     """Two numbers whose surroundings have changed places, or a sentence with other numbers of the text."""
     one, other = _contexts(a), _contexts(b)
     values = sorted(one.keys() & other.keys())
@@ -141,7 +152,7 @@ def _place_conflict(a: Reading, b: Reading) -> str:
         for y in values[i + 1 :]:
             changed = min(len((one[x] - one[y]) & (other[y] - other[x])), len((one[y] - one[x]) & (other[x] - other[y])))
             own = min(len((one[x] - one[y]) & (other[x] - other[y])), len((one[y] - one[x]) & (other[y] - other[x])))
-            if changed > own:
+            if changed > own + is_anew:
                 return f"places: {x[1:]} and {y[1:]}"
     all_a, all_b = ([token for token in one.tokens if token[0] == "#"] for one in (a, b))
     if all_a == all_b or sorted(all_a) != sorted(all_b):
@@ -155,7 +166,10 @@ def _place_conflict(a: Reading, b: Reading) -> str:
         share, values = max(alike, default=(0.0, ()))
         if share < SAME_SENTENCE or any(one == numbers for found, one in alike if found == share):
             continue
-        if ({*numbers} - {*values} and {*values} - {*numbers}) or (share >= SAME_ORDER and sorted(values) == sorted(numbers)):
+        is_told = len({*numbers}) > 1 and any({*numbers} == {*one} for _, one in theirs)
+        if (not is_told and {*numbers} - {*values} and {*values} - {*numbers}) or (
+            share >= SAME_ORDER and sorted(values) == sorted(numbers)
+        ):
             return f"places: {' '.join(numbers)} | {' '.join(values)}"
     return ""
 
@@ -181,6 +195,7 @@ _RELATIONS = frozenset(["<", ">", "<=", ">="])
 def _formula_conflicts(a: Reading, b: Reading) -> list[str]:
     """Formulas of both sides that are nearly, but not quite, the same."""
     left, right = [renamed(chunk) for chunk in a.formulas], [renamed(chunk) for chunk in b.formulas]
+    left, right = ([chunk for chunk in side if chunk != FORM] for side in (left, right))
     for chunk in list(left):
         if chunk in right:
             left.remove(chunk)

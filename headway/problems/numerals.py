@@ -54,6 +54,35 @@ def value_of(token: str) -> Fraction | None:
     return Fraction(token[1:]) if token[0] == "#" and len(token) > 1 and token[1].isdecimal() else None
 
 
+def incidental(tokens: Sequence[str]) -> set[int]:
+    """Where in the tokens of `merge` a number stands that a rewriting need not say: inside a listing that counts up
+    (1, 2, 3, ..., 10), a small exponent ("the cube of"), the 90 degrees of a right angle.
+
+    >>> sorted(incidental(["#1", ",", "#2", ",", ",", "#9", "and", "#10", "of", "#3"]))
+    [2, 5]
+    """
+    found = {i for i, token in enumerate(tokens) if token == "#3" and i and tokens[i - 1] == "^"}
+    found |= {
+        i for i, token in enumerate(tokens) if token == "#90" and any("deg" in t or "circ" in t for t in tokens[i + 1 : i + 3])
+    }
+    listed: list[int] = []
+    is_dotted = False
+    commas = 0
+    for i, token in enumerate((*tokens, "")):
+        if token and token[0] == "#" and (not listed or commas):
+            is_dotted |= commas > 1
+            listed.append(i)
+            commas = 0
+        elif token in (",", "and", "or") and listed:
+            commas += 1 if token == "," or not commas else 0
+        else:
+            values = [value_of(tokens[j]) or Fraction(0) for j in listed]
+            if len(listed) > 2 and (is_dotted or values == [values[0] + k for k in range(len(values))]):
+                found |= {*listed[1:-1]}
+            listed, is_dotted, commas = ([i], False, 0) if token and token[0] == "#" else ([], False, 0)
+    return found
+
+
 def merge(tokens: Sequence[str]) -> list[str]:
     r"""The tokens with every number as one "#value" token.
 
@@ -140,7 +169,7 @@ def _numeral(tokens: Sequence[str], i: int) -> tuple[Fraction | None, int]:
 def _over(tokens: Sequence[str], i: int) -> int:
     """The whole number behind a "/" at `i`, 0 where there is none."""
     if i + 1 < len(tokens) and tokens[i] == "/" and tokens[i + 1].isdecimal() and len(tokens[i + 1]) <= LONGEST:
-        return int(tokens[i + 1])
+        return int(tokens[i + 1]) if tokens[i + 2 : i + 3] != ["^"] else 0  # 1/2^m is no half
     return 0
 
 

@@ -45,8 +45,8 @@ _IN_PLACE = """
     increase increased increases add added adds raise raised gain gained up | decrease decreased decreases reduce
         reduced drop dropped down;
     gained gain gains added adds add joined | lost loses lose removed removes remove deleted gave left;
-    earn earned earns received receive receives gets got finds found bought buys buy | spent spend spends gave give
-        gives sold lost loses lose;
+    earn earned earns received receive receives gets got finds found | spent spend spends gave give gives sold lost loses lose;
+    bought buys buy | gave give gives sold sells sell lost loses lose;
     plus | minus | times | divided;
     sum | difference | product | quotient;
     smaller smallest least minimum minimal lowest | larger largest greatest maximum maximal highest;

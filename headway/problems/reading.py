@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from headway.problems.dressing import without_choices, without_label
-from headway.problems.numerals import NUMBER, merge, value_of
+from headway.problems.numerals import NUMBER, incidental, merge, value_of
 
 LONGEST = 8_000  # characters of a question that are read: enough for any, and a bound on the work
 _CHARACTERS = {
@@ -77,6 +77,8 @@ _TEX = (
     (re.compile(r"\\(?:neq|ne)(?![a-zA-Z])"), "!="), (re.compile(r"\\(?:cdot|times|ast)(?![a-zA-Z])"), "*"),
     (re.compile(r"\\div(?![a-zA-Z])"), "/"), (re.compile(r"\\(?:lt)(?![a-zA-Z])"), "<"), (re.compile(r"\\gt(?![a-zA-Z])"), ">"),
     (re.compile(r"\\(?:pmod|bmod|mod)(?![a-zA-Z])"), " mod "), (re.compile(r"\\%"), "%"),
+    (re.compile(r"\{([^{}]*)\\over(?![a-zA-Z])([^{}]*)\}"), r"\\frac{\1}{\2}"),
+    (re.compile(r"(\$\s*\d*\.\d\d) cents?\b"), r"\1"),  # "$0.50 cents"
     (re.compile(r"\\frac\s*\{\s*(\d+)\s*\}\s*\{\s*(\d+)\s*\}"), r" \\frac \1/\2 "), (re.compile(r"\\[$]"), " "),
     (re.compile(r"\\mid(?![a-zA-Z])|\\vert(?![a-zA-Z])|\\[lr]vert(?![a-zA-Z])"), "|"),
     (re.compile(r"\\degree(?![a-zA-Z])"), r"\\circ"),
@@ -153,10 +155,10 @@ IRREGULAR = frozenset(_BASE)  # words whose forms are known
 @dataclass(frozen=True, slots=True)
 class Reading:
     """`tokens` of all sentences in order ("#1/2" a number, "~x" a variable, "~+" an operator, words as stems), `ends` (how many
-    tokens each sentence closes with), `keys` (the sorted values that must agree: all, those that count no company, and those
-    without small numbers in words; one must be the other side's, too), `names` (stems that look like proper names), and
-    `words`, the words as they stand in order. `asked` are the words of the question itself, whose tokens begin at `asked_at`;
-    `formulas` are the runs of numbers, variables, operators and functions between words."""
+    tokens each sentence closes with), `keys` (the sorted values that must agree: all, those that count no company, those without
+    small numbers in words, those without incidental ones; one must be the other side's, too), `names` (stems that look like
+    proper names), and `words`, the words as they stand in order. `asked` are the words of the question itself, whose tokens
+    begin at `asked_at`; `formulas` are the runs of numbers, variables, operators and functions between words."""
 
     tokens: tuple[str, ...]
     ends: tuple[int, ...]
@@ -177,6 +179,7 @@ def read_question(question: str) -> Reading:
     every: set[Fraction] = set()
     hard: set[Fraction] = set()
     firm: set[Fraction] = set()
+    core: set[Fraction] = set()
     formulas: list[tuple[str, ...]] = []
     asked_at, asked_from = 0, 0
     parts = _asked_last(sentences(question))
@@ -187,10 +190,12 @@ def read_question(question: str) -> Reading:
         _collect_names(raw, names)
         lower = [token if token[0] != "\\" and len(token) == 1 else token.lower() for token in raw]
         numbered = merge(lower)
+        unsaid = incidental(numbered)
         for i, token in enumerate(numbered):
             value = value_of(token)
             if value is not None and value not in (0, 1, 2):
                 every.add(value)
+                core |= set() if i in unsaid else {value}
                 if not _counts_company(numbered, i, value):
                     hard.add(value)
                     if value > 12 or value.denominator > 1 or str(value) in lower:
@@ -200,7 +205,7 @@ def read_question(question: str) -> Reading:
         tokens += [token for token in said if token]
         formulas += _formulas(said)
         ends.append(len(tokens))
-    keys = tuple(dict.fromkeys(" ".join(map(str, sorted(values))) for values in (every, hard, firm)))
+    keys = tuple(dict.fromkeys(" ".join(map(str, sorted(values))) for values in (every, hard, firm, core, firm & core)))
     return Reading(
         tuple(tokens), tuple(ends), keys, frozenset(names), tuple(words), tuple(words[asked_from:]), asked_at, tuple(formulas)
     )

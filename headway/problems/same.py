@@ -35,6 +35,8 @@ EQUAL_REFERENCES = ((0.5, 4.5, 0.25),)
 OTHER_REFERENCES = ((0.85, 8.0, 0.25),)
 NO_NUMBERS = ((0.5, 8.0, 0.4), (0.6, 5.0, 0.25), (0.8, 3.0, 0.25))  # where no number is shared, or one small one
 RARE = (0.7, 3.5, 0.4)  # where they share a number that few questions have
+RARE_NUMBERS = (0.65, 7.0, 0.0)  # where they share FEW of these
+FEW = 3
 ONE_NUMBER_MORE = ((0.6, 8.0, 0.35),)  # where one side has a number more
 NAME = 0.75  # further evidence of each shared name
 SKELETON = 0.65  # of all words in order: a text with the same numbers in the same order has other names and things only
@@ -133,7 +135,8 @@ def _bars(a: Reading, b: Reading, answers: int) -> tuple[tuple[float, float, flo
         return NO_NUMBERS
     in_order, others = ([token for token in one.tokens if token[0] == "#" and token not in COMMON] for one in (a, b))
     many = (MANY_NUMBERS,) if in_order == others and len({*in_order}) >= NUMBERS else ()
-    rare = (RARE,) if any(max(value.numerator, value.denominator) > 100 for value in shared) else ()
+    count = sum(max(value.numerator, value.denominator) > 100 for value in shared)
+    rare = (RARE, RARE_NUMBERS)[: (count > 0) + (count >= FEW)]
     return (*ENOUGH, *many, *rare, *(EQUAL_REFERENCES if answers > 0 else ()))
 
 
