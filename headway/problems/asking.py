@@ -26,7 +26,7 @@ BEGINNING = 3  # stems of a question that name what it is about
 
 _KINDS = """
     length: minute minutes | hour hours | days day | week weeks | month months | years year;
-    size: area | perimeter | volume | circumference | radius | diameter | width wide | height tall high;
+    size: area | perimeter circumference | volume | radius | diameter | width wide | height tall high;
     share: left remain remains remaining unused leftover still | total altogether combined together sum overall in-all |
         exceed exceeds outnumber than difference differ;
     money: profit | spend spent cost costs pay paid price bill | earn earned revenue earnings receive;
@@ -53,7 +53,7 @@ _CALENDAR_WORDS = """
 _CALENDAR = frozenset(map(stem, _CALENDAR_WORDS.split()))
 _PRONOUNS = frozenset(["he", "she", "they", "it", "his", "her", "their"])
 _ONE = frozenset(["he", "she", "his", "her"])
-_ALL = frozenset(["they", "both", "together", "combined", "altogether", "them", "their"])
+_ALL = frozenset(["both", "together", "combined", "altogether"])
 _SUM = frozenset(["total", "altogether", "combined", "together", "sum", "in-all"])
 _DIFFERENCE = frozenset(["difference", "differ", "exceed", "exceeds", "outnumber", "outnumbers"])
 _DIFFERENCE_WORDS = """
@@ -61,6 +61,12 @@ _DIFFERENCE_WORDS = """
     lighter further farther extra additional increase decrease change gain loss left over short excess surplus ahead
     behind beyond than by-how by-what
 """
+_MONEY_WORDS = """
+    money spend spends spent pay pays paid cost costs charge charged price worth earn earns earned owe owes profit revenue
+    dollar dollars cent cents
+"""
+_MONEY = frozenset(_MONEY_WORDS.split())
+_CASH = frozenset(["dollar", "cent", "money", "dollars", "cents"])
 _RATIO = frozenset(["percent", "percentage", "percentages", "fraction", "ratio", "proportion", "probability", "likely", "chance"])
 _MAYBE_DIFFERENCE = _DIFFERENCE | frozenset(_DIFFERENCE_WORDS.split())
 
@@ -117,7 +123,7 @@ def asked_otherwise(a: Asked, b: Asked, story: float) -> str:
     if not other and story >= SAME_STORY:
         other = _differs_in_one_story(a, b)
     if not other and story >= IDENTICAL and min(len(a.story), len(b.story)) >= STORY:
-        other = _differs_in_a_word(a, b)
+        other = _differs_in_a_word(a, b) or _differs_in_the_head(a, b)
     if not other and not a.story and not b.story:
         other = _differs_in_one_place(a, b)
     return other
@@ -141,6 +147,14 @@ def _other_share(a: Asked, b: Asked, alike: float) -> str:
         is_all = _ALL & others and not _ONE & others and not {*one.stems} & one.names & {*other.stems}
         if is_one and is_all and len((one.names & {*one.story, *one.stems}) & {*other.story, *other.stems}) > 1:
             return "asked: one | all"
+        if (
+            ("how", "much") in pairwise(one.words)
+            and _MONEY & kinds
+            and not _MONEY & others
+            and other.head
+            and not _CASH & {*other.head}
+        ):
+            return f"asked: money | {other.head[0]}"
         if _RATIO & kinds and not _RATIO & others and ("how", "many") in pairwise(other.words):
             return "asked: a share | a number"
         if (
@@ -170,6 +184,14 @@ def _differs_in_a_word(a: Asked, b: Asked) -> str:
             only_a.remove(word)
             only_b.remove(match)
     return f"asked: {only_a[0]} | {only_b[0]}" if only_a and only_b else ""
+
+
+def _differs_in_the_head(a: Asked, b: Asked) -> str:
+    """Another thing counted, where nothing else was changed."""
+    if not a.head or not b.head or {*a.head} & {*b.head} or {*a.head, *b.head} & (a.names | b.names | _MINOR):
+        return ""
+    known = any(akin(x, y) or same_meaning(x, y) for x in a.head for y in b.head)
+    return "" if known or _is_compound(a, b) else f"asked: {a.head[0]} | {b.head[0]}"
 
 
 def _differs_in_one_place(a: Asked, b: Asked) -> str:

@@ -47,7 +47,7 @@ def conflicts(a: Reading, b: Reading) -> tuple[str, ...]:
     is_moved = whole < LITTLE_MOVED
     is_anew = is_moved and _shared(a.tokens, b.tokens) >= ANEW
     found = [_number_conflict(a, b, is_verbatim), _ordinal_conflict(a, b), _place_conflict(a, b, is_anew)]
-    found += _formula_conflicts(a, b)
+    found += _formula_conflicts(a, b, is_moved)
     found += opposed(words_a, words_b, not is_moved)
     if is_verbatim:
         found += [qualified(a.words, b.words), exchanged_words(a.words, b.words), _variable_conflict(a, b)]
@@ -192,7 +192,7 @@ _SIGNS = frozenset(["+", "-", "^", "/", "sin", "cos", "tan", "sqrt"])
 _RELATIONS = frozenset(["<", ">", "<=", ">="])
 
 
-def _formula_conflicts(a: Reading, b: Reading) -> list[str]:
+def _formula_conflicts(a: Reading, b: Reading, is_moved: bool) -> list[str]:
     """Formulas of both sides that are nearly, but not quite, the same."""
     left, right = [renamed(chunk) for chunk in a.formulas], [renamed(chunk) for chunk in b.formulas]
     left, right = ([chunk for chunk in side if chunk != FORM] for side in (left, right))
@@ -224,6 +224,7 @@ def _formula_conflicts(a: Reading, b: Reading) -> list[str]:
             signs = {*ours, *theirs} & (_SIGNS if kind in ("insert", "delete") else _SIGNS | _RELATIONS)
             changed = kind == "replace" and {t for t in ours if t[0] == "#"} != {t for t in theirs if t[0] == "#"}
             changed = changed and any(t[0] == "#" for t in ours) and any(t[0] == "#" for t in theirs)
+            changed = changed and not (is_moved and {*ours, *theirs} <= {*a.tokens} & {*b.tokens})
             if changed or (signs and (kind == "replace" or inside)):
                 found.append(f"formulas: {' '.join(ours)} | {' '.join(theirs)}")
     return found[:1]
@@ -254,7 +255,7 @@ def _asked(reading: Reading) -> Asked:
     variables = frozenset(token for token in tokens[at:] if token[0] == "~")
     story = frozenset(token for token in tokens[:at] if token[0].isalpha())
     letters = frozenset(token for token in tokens if token[0] == "~")
-    neighbours = frozenset(pairwise(tokens))
+    neighbours = frozenset(pair for start, end in pairwise((0, *reading.ends)) for pair in pairwise(tokens[start:end]))
     measured = frozenset(unit for number, unit in pairwise(tokens[at:]) if number[0] == "#")
     return Asked(reading.asked, stems, reading.names, variables, _head(reading.asked), story, letters, neighbours, measured)
 

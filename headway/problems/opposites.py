@@ -18,6 +18,8 @@ from headway.problems.morphology import contrary
 from headway.problems.reading import STOP, stem
 
 SAME_PLACE = 4  # words: longer replaced passages are rewritten, so opposite words in them prove nothing
+SHORT = 2  # words of such a passage in a text that was moved about,
+SURROUNDED = 3  # and how many words next to it must have stayed
 FEW_CHANGES = 2  # places in which a text that was changed in earnest differs; a rewritten one has more
 
 _FIRM = """
@@ -25,7 +27,7 @@ _FIRM = """
         max longest;
     even | odd;
     acute | obtuse;
-    area areas | perimeter perimeters | volume volumes | circumference circumferences;
+    area areas | perimeter perimeters circumference circumferences | volume volumes;
     sine sin | cosine cos | tangent tan;
     median | mode;
     prime | composite;
@@ -43,7 +45,7 @@ _IN_PLACE = """
     more greater older taller longer heavier higher larger bigger faster further | less fewer younger shorter lighter
         lower smaller slower;
     increase increased increases add added adds raise raised gain gained up | decrease decreased decreases reduce
-        reduced drop dropped down;
+        reduced drop dropped cut cuts down;
     gained gain gains added adds add joined | lost loses lose removed removes remove deleted gave left;
     earn earned earns received receive receives gets got finds found | spent spend spends gave give gives sold lost loses lose;
     bought buys buy | gave give gives sold sells sell lost loses lose;
@@ -151,12 +153,15 @@ def opposed(a: Sequence[str], b: Sequence[str], in_order: bool = True) -> list[s
     found = _exchanged(set(a), set(b), _FIRM_GROUPS)
     if found:
         return [found]
-    for kind, i, j, k, m in SequenceMatcher(None, a, b, autojunk=False).get_opcodes():
+    changes = SequenceMatcher(None, a, b, autojunk=False).get_opcodes()
+    for at, (kind, i, j, k, m) in enumerate(changes):
         if kind == "replace" and j - i <= SAME_PLACE and m - k <= SAME_PLACE:
             one, other = set(a[i:j]), set(b[k:m])
             found = _exchanged(one, other, _FIRM_GROUPS)
             if not in_order:
-                one, other = ({word for word in words if a.count(word) != b.count(word)} for words in (one, other))
+                around = sum(change[2] - change[1] for change in changes[max(0, at - 1) : at + 2] if change[0] == "equal")
+                words = (one, other) if around >= SURROUNDED and max(j - i, m - k) <= SHORT else ()
+                one, other = ({word for word in words if a.count(word) != b.count(word)} for words in words or ((), ()))
             found = found or _exchanged(one, other, _PLACE_GROUPS)
             found = found or next((f"contraries: {x} | {y}" for x in one - other for y in other - one if contrary(x, y)), "")
             if found:

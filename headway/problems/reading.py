@@ -34,7 +34,8 @@ _CHARACTERS = {
     "~": " ",
     "π": " \\pi ", "θ": " \\theta ", "α": " \\alpha ", "β": " \\beta ", "∑": " \\sum ", "∫": " \\int ", "∠": " \\angle ",
     "△": " \\triangle ",
-    "⌊": " \\lfloor ", "⌋": " \\rfloor ", "∈": " \\in ", "⊥": " \\perp ", "∥": " \\parallel ", "€": "$", "£": "$",
+    "⌈": " \\lceil ", "⌉": " \\rceil ", "⌊": " \\lfloor ", "⌋": " \\rfloor ",
+    "∈": " \\in ", "⊥": " \\perp ", "∥": " \\parallel ", "€": "$", "£": "$",
     "¢": " cents",
 }  # fmt: skip
 _TABLE = str.maketrans(_CHARACTERS)
@@ -105,7 +106,7 @@ _PLACES_WORDS = """
 """
 _PLACES = {word: PLACE + str(3 + i).translate(_LETTERS) for i, word in enumerate(_PLACES_WORDS.split())}
 _FUNCTIONS_WORDS = """
-    sin cos tan arcsin arccos arctan log ln sqrt frac pi degree cot sec csc sum binom lfloor rfloor prod
+    sin cos tan arcsin arccos arctan log ln sqrt frac pi degree cot sec csc sum binom lfloor rfloor lceil rceil prod
 """
 _FUNCTIONS = frozenset(_FUNCTIONS_WORDS.split())
 _PLAIN_FUNCTIONS_WORDS = """
@@ -246,6 +247,8 @@ def sentences(question: str) -> list[str]:
         text = _DRAWING.sub(" ", text)
     text = without_choices(text)
     text = _DOTS.sub(" ", without_label(text) or text)
+    if "\\begin{cases}" in text or "\\begin{align" in text:
+        text = text.replace("&", " ")
     if "\\" in text or "$" in text:
         for pattern, replacement in _TEX:
             text = pattern.sub(replacement, text)
