@@ -31,7 +31,7 @@ _KINDS = """
         exceed exceeds outnumber than difference differ;
     money: profit | spend spent cost costs pay paid price bill | earn earned revenue earnings receive;
     statistic: mean average | median | mode;
-    time: now currently today presently nowadays | then originally initially ago;
+    time: now currently today presently nowadays | then originally initially ago before;
 """
 _KIND_GROUPS = groups(";".join(line.split(":")[1] for line in _KINDS.split(";") if line.strip()))
 _TIME = frozenset(word for member in _KIND_GROUPS[0] for word in member)

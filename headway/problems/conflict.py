@@ -46,12 +46,12 @@ def conflicts(a: Reading, b: Reading) -> tuple[str, ...]:
     words_a, words_b = (a.words, b.words) if is_verbatim else (_undirected(a.words), _undirected(b.words))
     is_moved = whole < LITTLE_MOVED
     is_anew = is_moved and _shared(a.tokens, b.tokens) >= ANEW
-    found = [_number_conflict(a, b, is_verbatim), _ordinal_conflict(a, b), _place_conflict(a, b, is_anew)]
+    found = [_number_conflict(a, b, is_verbatim, is_moved), _ordinal_conflict(a, b), _place_conflict(a, b, is_anew)]
     found += _formula_conflicts(a, b, is_moved)
     found += opposed(words_a, words_b, not is_moved)
     if is_verbatim:
         found += [qualified(a.words, b.words), exchanged_words(a.words, b.words), _variable_conflict(a, b)]
-        found += [_person_conflict(a.words, b.words)]
+        found += [_person_conflict(a.words, b.words), _relation_conflict(a, b)]
     story = _in_order(a.words[: len(a.words) - len(a.asked)], b.words[: len(b.words) - len(b.asked)])
     found.append(asked_otherwise(_asked(a), _asked(b), story))
     return tuple(conflict for conflict in found if conflict)
@@ -73,6 +73,20 @@ def _person_conflict(a: Sequence[str], b: Sequence[str]) -> str:
     return "persons: he | she" if kept & changed else ""
 
 
+def _relation_conflict(a: Reading, b: Reading) -> str:
+    """In nearly the same text, "girls than boys" for "boys than girls", or "more" and "times" come or gone where no word was."""
+    thans = [{(x, z) for x, y, z in zip(one, one[1:], one[2:], strict=False) if y == "than"} for one in (a.words, b.words)]
+    turned = sorted((x, z) for x, z in thans[0] - thans[1] if (z, x) in thans[1] - thans[0])
+    if turned and not {"more", "fewer", "less"} & ({*a.words} ^ {*b.words}):
+        return f"turned: {' than '.join(turned[0])}"
+    if a.tokens != b.tokens:
+        return ""
+    counts = [Counter(word for word in one.words if word in _RELATING) for one in (a, b)]
+    other = sorted((counts[0] - counts[1]) + (counts[1] - counts[0]))
+    return f"relation: {other[0]}" if other else ""
+
+
+_RELATING = frozenset(["more", "less", "fewer", "times", "all", "other", "another", "not", "off", "than"])
 _PERSONS = {"he": 0, "him": 0, "his": 0, "she": 1, "her": 1, "hers": 1}
 
 
@@ -106,9 +120,9 @@ def _variable_conflict(a: Reading, b: Reading) -> str:
     return f"variables: {found[0][0][1:]} | {found[0][1][1:]}" if found and len(changed) <= FEW_CHANGES else ""
 
 
-def _number_conflict(a: Reading, b: Reading, is_verbatim: bool) -> str:
+def _number_conflict(a: Reading, b: Reading, is_verbatim: bool, is_moved: bool) -> str:
     """A value that only one side has, against one that only the other has; where all words are the same, any difference."""
-    ones = {Fraction(0), Fraction(1)}
+    ones = {Fraction(0), Fraction(1)} | ({Fraction(2)} if is_moved else set())
     only_a, only_b = numbers_of(a) - numbers_of(b) - ones, numbers_of(b) - numbers_of(a) - ones
     if (only_a and only_b) or (is_verbatim and (only_a or only_b)):
         return f"numbers: {_list(only_a)} | {_list(only_b)}"

@@ -153,8 +153,9 @@ def _numeral(tokens: Sequence[str], i: int) -> tuple[Fraction | None, int]:
     clock = _CLOCK.fullmatch(token)
     if clock:
         return Fraction(clock[1]) + Fraction(int(clock[2]), 60), i + 1
+    is_base = i > 0 and tokens[i - 1] == "_"  # 413_5 / 2_5
     value, i = Fraction(token.replace(",", "")), i + 1
-    over = _over(tokens, i)
+    over = 0 if is_base else _over(tokens, i)
     if over and value.denominator == 1:
         return value / over, i + 2
     if value.denominator == 1 and 0 < value < 20 and _is_part(tokens, i, is_plural=True) and tokens[i][-1] == "s":  # 2 thirds

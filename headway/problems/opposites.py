@@ -213,9 +213,11 @@ def _exchanged(a: set[str], b: set[str], groups: Sequence[Sequence[frozenset[str
 
 def kinds_of(words: Sequence[str]) -> set[str]:
     """The words of a text, and its pairs of words that mean one thing ("in all", "other than", "at most")."""
+    words = ["earn" if word in ("pay", "paid") and i and words[i - 1] in _PAID else word for i, word in enumerate(words)]
     return {*words, *(pair for a, b in pairwise(words) if (pair := f"{a}-{b}") in _PAIRS)}
 
 
+_PAID = frozenset(["her", "his", "their", "my", "your", "is", "are", "was", "were", "be", "been", "get", "gets", "net"])
 _PAIRS = frozenset(
     ["in-all", "other-than", "at-most", "at-least", "no-more", "no-fewer", "no-less", "by-how", "by-what", "each-other"]
 )

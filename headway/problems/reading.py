@@ -190,6 +190,8 @@ def read_question(question: str) -> Reading:
         raw = _TOKEN.findall(sentence)
         _collect_names(raw, names)
         lower = [token if token[0] != "\\" and len(token) == 1 else token.lower() for token in raw]
+        if lower[:1] == ["A"] and len(lower) > 1 and lower[1].isalpha() and len(lower[1]) > 1:  # "A third of"
+            lower[0] = "a"
         numbered = merge(lower)
         unsaid = incidental(numbered)
         for i, token in enumerate(numbered):
