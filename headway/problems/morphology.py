@@ -27,12 +27,15 @@ def akin(a: str, b: str) -> bool:
     >>> akin("bookshelv", "shelf"), akin("probability", "probabl"), akin("contest", "content")
     (True, True, False)
     """
-    a, b = ((word[:-1] + "f" if word[-1] == "v" else word) for word in (a, b))
-    if contrary(a, b):
+    short, long = (a, b) if len(a) <= len(b) else (b, a)
+    if len(short) < PART or (short[:3] != long[:3] and not long.endswith(short[:-1], 0, len(long) - 1)):
+        return False  # the commonest case, without further ado
+    short, long = (word[:-1] + "f" if word[-1] == "v" else word for word in (short, long))
+    if contrary(short, long):
         return False
-    short, long = sorted((a, b), key=len)
-    if len(short) >= PART and (long.startswith(short) or (long.endswith(short) and len(long) - len(short) >= 3)):
+    if long.startswith(short) or (long.endswith(short) and len(long) - len(short) >= 3):
         return True
+    a, b = short, long
     root = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
     return root > ROOT and len(long) - root <= ENDING
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from fractions import Fraction
+from functools import lru_cache
 from itertools import takewhile
 
 LONGEST = 40  # digits: longer numerals are kept as text, so that nothing generated can make the arithmetic slow
@@ -45,6 +46,7 @@ _DIGITS = re.compile(r"\d|\.\d")
 NUMBER = r"\d{1,2}:[0-5]\d(?!\d)|\d+(?:,\d{3}(?!\d))*(?:\.\d+)?|\.\d+"  # how a tokenizer finds numerals
 
 
+@lru_cache(maxsize=1 << 16)
 def value_of(token: str) -> Fraction | None:
     """The value of a "#..." token, None for any other.
 
@@ -61,10 +63,15 @@ def incidental(tokens: Sequence[str]) -> set[int]:
     >>> sorted(incidental(["#1", ",", "#2", ",", ",", "#9", "and", "#10", "of", "#3"]))
     [2, 5]
     """
+    numbers = sum(token[0] == "#" for token in tokens)
+    if numbers < 3 and "^" not in tokens and "#90" not in tokens:
+        return set()
     found = {i for i, token in enumerate(tokens) if token == "#3" and i and tokens[i - 1] == "^"}
     found |= {
         i for i, token in enumerate(tokens) if token == "#90" and any("deg" in t or "circ" in t for t in tokens[i + 1 : i + 3])
     }
+    if numbers < 3 or "," not in tokens:
+        return found
     listed: list[int] = []
     is_dotted = False
     commas = 0

@@ -110,12 +110,12 @@ class HeldoutIndex:
     def _candidates(self, reading: Reading) -> list[int]:
         """The held-out questions with the same numbers that share most words and symbols, best first."""
         counts: Counter[int] = Counter()
-        for token in _features(reading):
+        features = _features(reading)
+        for token in features:
             counts.update({i for key in reading.keys for i in self._where.get((key, token), ())})
         best = sorted(counts, key=lambda i: (-counts[i], i))[:CANDIDATES]
         more = {i for i in self._without.get(reading.keys[0], ()) if i not in counts}
         more |= {i for key in _without_one(reading) for i in self._whole.get(key, ()) if i not in counts}
-        features = _features(reading)
         return best + sorted(more, key=lambda i: (-len(features & self._features[i]), i))[:CANDIDATES]
 
     def _removal(

@@ -41,6 +41,7 @@ ONE_NUMBER_MORE = ((0.6, 8.0, 0.35),)  # where one side has a number more
 NAME = 0.75  # further evidence of each shared name
 SKELETON = 0.65  # of all words in order: a text with the same numbers in the same order has other names and things only
 NEARLY = 0.35  # score from which on words are also compared by their form (`morphology.akin`)
+LOWEST = 0.5  # score of any bar
 LIKE = 0.86  # difflib's ratio from which on a word is another one misspelt
 
 _EVERYDAY_WORDS = """
@@ -113,9 +114,10 @@ def compare(a: Reading, b: Reading, answers: int = 0) -> Likeness:
     numbers = tuple(str(value) for value in sorted(numbers_a & numbers_b))
     evidence = shared / 2 + NAME * len({*common} & names)
     found = Likeness(score, evidence, words, agreeing / 2, _bars(a, b, answers), (), numbers, tuple(common))
-    if not found.is_close and score >= NEARLY and all_words:
-        related = sum(_weight(word, names) for word in _related(words_a - words_b, words_b - words_a))
-        score, words, evidence = score + 2 * related / both, words + 2 * related / all_words, evidence + related
+    one, other = words_a - words_b, words_b - words_a
+    if not found.is_close and score >= NEARLY and score + 2 * min(len(one), len(other)) / max(both, 1.0) >= LOWEST:
+        related = sum(_weight(word, names) for word in _related(one, other))
+        score, words, evidence = score + 2 * related / both, words + 2 * related / max(all_words, 1.0), evidence + related
         found = replace(found, score=score, words=words, evidence=evidence)
     if not found.is_close and answers >= 0 and _is_skeleton(a, b, found):
         found = replace(found, skeleton=True)
