@@ -2,7 +2,8 @@ r"""Are two questions one problem in other words? A score of what they share, an
 
     1. numbers    the values that must agree (reading.keys) agree, or one side has one more
     2. score      2 * shared weight / weight of both, over word stems (1; everyday words 0.5; names 0.25), numbers (1 to 2.5) and
-                  symbols of formulas (0.5, variables by the order in which they appear)
+                  symbols of formulas (0.5, variables by the order in which they appear); where that is nearly enough, also words of one
+                  form (`morphology.akin`)
     3. evidence   the shared weight itself, with NAME for each shared name: two short everyday questions with equal small numbers
                   are no proof
     4. conflicts  what speaks against it (`conflict`): another number, sign, opposite, place, or question
