@@ -38,9 +38,9 @@ from scripted import OTHERS, SCRIPTED
 
 from headway.config import SourceConfig
 from headway.problems.clean import normalise
+from headway.problems.likeness.near import deduplicate_near
+from headway.problems.likeness.overlap import SHARE, HeldoutIndex
 from headway.problems.load import load
-from headway.problems.near import deduplicate_near
-from headway.problems.overlap import SHARE, HeldoutIndex
 from headway.types import Problem, Split, content_id
 
 CASES = Path(__file__).parents[1] / "tests" / "cases" / "decontamination.jsonl"

@@ -2,8 +2,8 @@
 
 import pytest
 
-from headway.problems.conflict import conflicts
-from headway.problems.reading import read_question
+from headway.problems.likeness.conflict import conflicts
+from headway.problems.likeness.reading import read_question
 
 STORY = "Ida has 14 pears and Tom has 9 more pears than Ida. They sell 6 of their pears at 3 dollars each on Monday. "
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from headway.problems.morphology import akin, contrary
+from headway.problems.likeness.morphology import akin, contrary
 
 
 @pytest.mark.parametrize(

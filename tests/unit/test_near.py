@@ -1,6 +1,6 @@
 """One of nearly equal questions, whose numbers are never ignored."""
 
-from headway.problems.near import NearGroup, deduplicate_near, runs_of
+from headway.problems.likeness.near import NearGroup, deduplicate_near, runs_of
 from headway.types import Problem, Split
 
 LONG = (

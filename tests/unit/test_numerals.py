@@ -4,8 +4,8 @@ from fractions import Fraction
 
 import pytest
 
-from headway.problems.numerals import incidental, merge, value_of
-from headway.problems.reading import read_question
+from headway.problems.likeness.numerals import incidental, merge, value_of
+from headway.problems.likeness.reading import read_question
 
 
 def values(text):

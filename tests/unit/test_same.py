@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from headway.config import SourceConfig
+from headway.problems.likeness.reading import read_question
+from headway.problems.likeness.same import NAME, compare
 from headway.problems.load import load
-from headway.problems.reading import read_question
-from headway.problems.same import NAME, compare
 from headway.types import Split
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"

@@ -20,8 +20,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from headway.problems.dressing import without_choices, without_label
-from headway.problems.numerals import NUMBER, incidental, merge, value_of
+from headway.problems.likeness.dressing import without_choices, without_label
+from headway.problems.likeness.numerals import NUMBER, incidental, merge, value_of
 
 LONGEST = 8_000  # characters of a question that are read: enough for any, and a bound on the work
 _CHARACTERS = {

@@ -21,9 +21,9 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from headway.problems.conflict import conflicts
-from headway.problems.reading import Reading, numbers_of, read_question
-from headway.problems.same import compare, formula_pairs
+from headway.problems.likeness.conflict import conflicts
+from headway.problems.likeness.reading import Reading, numbers_of, read_question
+from headway.problems.likeness.same import compare, formula_pairs
 from headway.types import Problem
 
 MIN_WORDS = 20  # shorter questions have too few runs to tell coincidence from copy

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from itertools import pairwise
 
-from headway.problems.morphology import akin
-from headway.problems.opposites import groups, kinds_of, same_meaning
-from headway.problems.reading import stem
+from headway.problems.likeness.morphology import akin
+from headway.problems.likeness.opposites import groups, kinds_of, same_meaning
+from headway.problems.likeness.reading import stem
 
 ONE_STORY = 0.8  # of the words of two stories together, from which on "left" against "in all" is a difference
 SAME_STORY = 0.9  # of two stories' words in order, from which on nothing but the question was changed

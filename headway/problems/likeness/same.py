@@ -2,8 +2,8 @@ r"""Are two questions one problem in other words? A score of what they share, an
 
     1. numbers    the values that must agree (reading.keys) agree, or one side has one more
     2. score      2 * shared weight / weight of both, over word stems (1; everyday words 0.5; names 0.25), numbers (1 to 2.5) and
-                  symbols of formulas (0.5, variables by the order in which they appear); where that is nearly enough, also words of one
-                  form (`morphology.akin`)
+                  symbols of formulas (0.5, variables by the order in which they appear); where that is nearly enough, also
+                  words of one form (`morphology.akin`)
     3. evidence   the shared weight itself, with NAME for each shared name: two short everyday questions with equal small numbers
                   are no proof
     4. conflicts  what speaks against it (`conflict`): another number, sign, opposite, place, or question
@@ -23,10 +23,10 @@ from difflib import SequenceMatcher, get_close_matches
 from fractions import Fraction
 from itertools import pairwise
 
-from headway.problems.conflict import COMMON, conflicts
-from headway.problems.morphology import akin
-from headway.problems.opposites import OPPOSABLE
-from headway.problems.reading import IRREGULAR, Reading, numbers_of, renamed, stem
+from headway.problems.likeness.conflict import COMMON, conflicts
+from headway.problems.likeness.morphology import akin
+from headway.problems.likeness.opposites import OPPOSABLE
+from headway.problems.likeness.reading import IRREGULAR, Reading, numbers_of, renamed, stem
 
 # what is enough: (score, evidence, share of the words). The surer a pair is by one, the less is asked of the others.
 ENOUGH = ((0.5, 5.0, 0.25), (0.6, 4.0, 0.35), (0.7, 6.0, 0.15), (0.8, 3.0, 0.25))

@@ -19,9 +19,9 @@ from difflib import SequenceMatcher
 from fractions import Fraction
 from itertools import pairwise, takewhile
 
-from headway.problems.asking import Asked, asked_otherwise
-from headway.problems.opposites import exchanged_words, opposed, qualified
-from headway.problems.reading import OPERATORS, PLACE, STOP, Reading, numbers_of, renamed, stem
+from headway.problems.likeness.asking import Asked, asked_otherwise
+from headway.problems.likeness.opposites import exchanged_words, opposed, qualified
+from headway.problems.likeness.reading import OPERATORS, PLACE, STOP, Reading, numbers_of, renamed, stem
 
 NEARLY = 0.6  # difflib's ratio from which on two formulas are one with changes
 FEW_CHANGES = 2  # places in which a formula that was copied with a change differs

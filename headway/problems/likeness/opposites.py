@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from difflib import SequenceMatcher
 from itertools import pairwise
 
-from headway.problems.morphology import contrary
-from headway.problems.reading import STOP, stem
+from headway.problems.likeness.morphology import contrary
+from headway.problems.likeness.reading import STOP, stem
 
 SAME_PLACE = 4  # words: longer replaced passages are rewritten, so opposite words in them prove nothing
 SHORT = 2  # words of such a passage in a text that was moved about,
