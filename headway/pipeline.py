@@ -28,7 +28,7 @@ from headway.model.tokenizer import Tokenizer
 from headway.model.transformer import Decoder, initialise
 from headway.problems.clean import OVERLAP
 from headway.problems.gather import gather, removals_record
-from headway.problems.overlap import Removal
+from headway.problems.likeness.overlap import Removal
 from headway.report.page import write_page
 from headway.runs import Run, check_folder, write_folder_atomic
 from headway.sample import Sampler

@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Sequence
 
-from headway.problems.overlap import SHARE, HeldoutIndex, Removal
+from headway.problems.likeness.overlap import SHARE, HeldoutIndex, Removal
 from headway.types import Funnel, Problem
 
 OVERLAP = "held-out overlap"  # the funnel's name

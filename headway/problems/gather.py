@@ -21,8 +21,8 @@ from headway.config import ProblemsConfig, SourceConfig
 from headway.errors import ConfigError, DataError
 from headway.problems.clean import decontaminate, deduplicate
 from headway.problems.generate import generate
+from headway.problems.likeness.overlap import Removal
 from headway.problems.load import load
-from headway.problems.overlap import Removal
 from headway.types import Funnel, Problem, Split, content_id
 
 REMOVALS = 200  # kept with a run; the funnel counts all

@@ -23,9 +23,9 @@ from headway.durable import refusing, write_atomic
 from headway.errors import DataError
 from headway.problems.clean import decontaminate, deduplicate
 from headway.problems.gather import removals_record
+from headway.problems.likeness.near import NearGroup, deduplicate_near
+from headway.problems.likeness.overlap import Removal
 from headway.problems.load import load
-from headway.problems.near import NearGroup, deduplicate_near
-from headway.problems.overlap import Removal
 from headway.report.markup import clean
 from headway.types import Problem, Split
 

@@ -110,7 +110,7 @@ def test_a_held_out_question_inside_a_longer_text_is_found_both_ways():
 
 
 def test_templated_sources_are_compared_by_equality_only():
-    template = "Count the legs of all animals in this list and give the total number as your answer please: one {} and a {} here"
+    template = "This list names two animals of a farm in the hills: one {} and a {}. How many legs have the animals of the list?"
     train = [
         problem(template.format("cat", "dog"), source="legs"),
         problem(template.format("cat", "cow"), source="legs"),

@@ -2,8 +2,8 @@
 
 import pytest
 
-from headway.problems.dressing import without_choices, without_label
-from headway.problems.reading import read_question
+from headway.problems.likeness.dressing import without_choices, without_label
+from headway.problems.likeness.reading import read_question
 
 QUESTION = "Ann has 3 cats and 14 dogs. How many animals is that?"
 

@@ -4,8 +4,8 @@ from fractions import Fraction
 
 import pytest
 
-from headway.problems.numerals import merge, value_of
-from headway.problems.reading import read_question
+from headway.problems.likeness.numerals import incidental, merge, value_of
+from headway.problems.likeness.reading import read_question
 
 
 def values(text):
@@ -26,6 +26,7 @@ def values(text):
             "two-thirds of it, a third of it, one-fourth the size, 2 thirds, 1/3rd",
             [Fraction(n, d) for n, d in ((2, 3), (1, 3), (1, 4), (2, 3), (1, 3))],
         ),
+        ("a minute and a half, 2 miles and a half, a dozen and a half", [Fraction(3, 2), Fraction(5, 2), 18]),
         ("at 8:00 AM and 8:30 PM", [8, Fraction(17, 2)]),
         ("five quarters and two dimes", [5, 2]),  # coins
         (r"$\$24,\!000$ and $912,\!673$", [24000, 912673]),
@@ -43,3 +44,23 @@ def test_what_is_no_number_stays_a_word():
     assert merge(["\\frac"]) == ["\\frac"]
     assert value_of("#") is None
     assert value_of("x") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "unsaid"),
+    [
+        ("1 , 2 , 3 , , 9 , 10", [2, 3, 9]),  # dots between two commas
+        ("rows 1 , 2 , 3 , 4 and 5", [2, 3, 4]),
+        ("sides of 3 , 5 and 9", []),
+        ("x ^ 3 and a \\angle of 90 \\circ", [3, 90]),
+        ("7 , 8 or 12 of 9", []),
+    ],
+)
+def test_numbers_that_a_rewriting_need_not_say(text, unsaid):
+    tokens = merge(text.split())
+    assert [int(tokens[i][1:]) for i in sorted(incidental(tokens))] == unsaid
+
+
+def test_a_base_is_no_numerator_and_a_power_no_denominator():
+    assert merge(["413", "_", "5", "/", "2", "_", "5"]) == ["#413", "_", "#5", "/", "#2", "_", "#5"]
+    assert merge(["1", "/", "2", "^", "m"]) == ["#1", "/", "#2", "^", "m"]

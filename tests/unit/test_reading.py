@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from headway.problems.reading import read_question, sentences, stem
+from headway.problems.likeness.reading import read_question, sentences, stem
 
 PLAIN = "Jean has 30 lollipops. She eats half of them. How many lollipops are left?"
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from headway.config import SourceConfig
+from headway.problems.likeness.reading import read_question
+from headway.problems.likeness.same import NAME, compare
 from headway.problems.load import load
-from headway.problems.reading import read_question
-from headway.problems.same import NAME, compare
 from headway.types import Split
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -194,7 +194,9 @@ def test_hand_written_cases_of_training_questions():
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the evaluation sets are not beside this checkout")
-@pytest.mark.parametrize(("part", "least", "most"), [("tuning", 0.95, 0.03), ("heldout", 0.9, 0.05), ("heldout2", 0.9, 0.06)])
+@pytest.mark.parametrize(
+    ("part", "least", "most"), [("tuning", 0.95, 0.08), ("heldout", 0.9, 0.05), ("heldout2", 0.9, 0.06), ("heldout3", 0.9, 0.12)]
+)
 def test_hand_written_cases_of_evaluation_questions(part, least, most):
     (found, rewritten), (removed, alike) = shares(part, is_at_hand=True)
     assert min(rewritten, alike) > 40

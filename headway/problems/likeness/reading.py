@@ -20,8 +20,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from headway.problems.dressing import without_choices, without_label
-from headway.problems.numerals import NUMBER, merge, value_of
+from headway.problems.likeness.dressing import without_choices, without_label
+from headway.problems.likeness.numerals import NUMBER, incidental, merge, value_of
 
 LONGEST = 8_000  # characters of a question that are read: enough for any, and a bound on the work
 _CHARACTERS = {
@@ -34,7 +34,8 @@ _CHARACTERS = {
     "~": " ",
     "π": " \\pi ", "θ": " \\theta ", "α": " \\alpha ", "β": " \\beta ", "∑": " \\sum ", "∫": " \\int ", "∠": " \\angle ",
     "△": " \\triangle ",
-    "⌊": " \\lfloor ", "⌋": " \\rfloor ", "∈": " \\in ", "⊥": " \\perp ", "∥": " \\parallel ", "€": "$", "£": "$",
+    "⌈": " \\lceil ", "⌉": " \\rceil ", "⌊": " \\lfloor ", "⌋": " \\rfloor ",
+    "∈": " \\in ", "⊥": " \\perp ", "∥": " \\parallel ", "€": "$", "£": "$",
     "¢": " cents",
 }  # fmt: skip
 _TABLE = str.maketrans(_CHARACTERS)
@@ -59,6 +60,7 @@ _BASE_ASKED = re.compile(r"\bbase\b|\bmod", re.IGNORECASE)  # an instruction tha
 _HYPHEN = re.compile(
     r"(?<=[A-Za-z]{2})-(?=[A-Za-z]{2})|(?<=\d)-(?=[A-Za-z]{3}|by\b)|(?<=\bby)-(?=\d)|(?<=\b[A-Za-z])-(?=[a-z]{3})"
 )  # not a minus
+_PREFIX = re.compile(r"\b(anti|co|counter|multi|non|over|pre|re|semi|un|under)-(?=[a-z]{3})", re.IGNORECASE)  # one word
 _ENDING = re.compile(
     r"(?<=[.?!])[\"')\]$]*\s+|(?<=[?])|\n\s*\n|(?<=[a-z)]):\s+(?=[A-Z\d(\[«#*])|\s+(?=(?:Let's think|Please reason) step)"
 )
@@ -76,6 +78,8 @@ _TEX = (
     (re.compile(r"\\(?:neq|ne)(?![a-zA-Z])"), "!="), (re.compile(r"\\(?:cdot|times|ast)(?![a-zA-Z])"), "*"),
     (re.compile(r"\\div(?![a-zA-Z])"), "/"), (re.compile(r"\\(?:lt)(?![a-zA-Z])"), "<"), (re.compile(r"\\gt(?![a-zA-Z])"), ">"),
     (re.compile(r"\\(?:pmod|bmod|mod)(?![a-zA-Z])"), " mod "), (re.compile(r"\\%"), "%"),
+    (re.compile(r"\{([^{}]*)\\over(?![a-zA-Z])([^{}]*)\}"), r"\\frac{\1}{\2}"),
+    (re.compile(r"(\$\s*\d*\.\d\d) cents?\b"), r"\1"),  # "$0.50 cents"
     (re.compile(r"\\frac\s*\{\s*(\d+)\s*\}\s*\{\s*(\d+)\s*\}"), r" \\frac \1/\2 "), (re.compile(r"\\[$]"), " "),
     (re.compile(r"\\mid(?![a-zA-Z])|\\vert(?![a-zA-Z])|\\[lr]vert(?![a-zA-Z])"), "|"),
     (re.compile(r"\\degree(?![a-zA-Z])"), r"\\circ"),
@@ -93,6 +97,7 @@ _UNIT_POWER = re.compile(
 _TRANSPOSED = re.compile(r"([)}\]])\s*\^\s*\{?\s*(?:T\b|\\top\b|\\intercal\b)\s*\}?")  # (1, 2)^T, the column written in a line
 _TIME = re.compile(r"\b(half|(?:a |one )?quarter|three[- ]quarters)(?: of)?[ -](?:an |a |one )?hour\b", re.IGNORECASE)
 _TOKEN = re.compile(rf"{NUMBER}|[^\W\d_]+(?:'[^\W\d_]+)*|\\[a-zA-Z]+|\\\\|<=|>=|!=|\*\*|[^\s]")
+_LETTER = re.compile(r"(?<![\w'’])[b-z](?![\w'])")  # a variable that stands alone
 _ORDINAL = re.compile(r"(?<![/\d.])(\d+)(?:\s*\^?\s*\{?\s*(?:\\text\w*\s*)?\{?\s*(?:st|nd|rd|th)\b\s*\}?\s*\}?)")
 _LETTERS = str.maketrans("0123456789", "abcdefghij")  # a place is no number
 PLACE = "ord"  # how a place begins: "orde" is the fourth
@@ -101,7 +106,7 @@ _PLACES_WORDS = """
 """
 _PLACES = {word: PLACE + str(3 + i).translate(_LETTERS) for i, word in enumerate(_PLACES_WORDS.split())}
 _FUNCTIONS_WORDS = """
-    sin cos tan arcsin arccos arctan log ln sqrt frac pi degree cot sec csc sum binom lfloor rfloor prod
+    sin cos tan arcsin arccos arctan log ln sqrt frac pi degree cot sec csc sum binom lfloor rfloor lceil rceil prod
 """
 _FUNCTIONS = frozenset(_FUNCTIONS_WORDS.split())
 _PLAIN_FUNCTIONS_WORDS = """
@@ -119,6 +124,8 @@ _UNITS_WORDS = """
 _UNITS = frozenset(_UNITS_WORDS.split())
 _GONE = frozenset(["‑", "{", "}", "(", ")", "$", ",", ".", ";", ":", "?", "!", '"', "'", "_", "#", "\\\\", "@", "\\"])
 OPERATORS = frozenset(["+", "-", "*", "/", "^", "=", "<", ">", "<=", ">=", "!=", "|", "[", "]", "%", "&"])
+
+_RELATIONS = frozenset(["=", "<", ">", "<=", ">="])
 
 _STOP_WORDS = """
     a an the and or of to in on at by for with from as is are was were be been being am i it its it's this that these
@@ -138,7 +145,10 @@ lost, build built,
     kept,
     drive drove driven, drink drank drunk, go went gone, begin began begun, send sent, hold held, throw threw thrown, see saw
     seen,
-    child children, person people persons, man men, woman women, foot feet, inch inches, box boxes, minute minutes, mph mph"""
+    child children, person people persons, man men, woman women, foot feet ft, inch inches, box boxes, minute minutes mins,
+    mph mph, hour hours hr hrs, second seconds secs, week weeks wk wks, year years yr yrs, pound pounds lb lbs, ounce ounces
+    oz, mile miles mi, yard yards yd yds, gallon gallons gal, gram grams, kilogram kilograms kg kgs, meter meters metre metres,
+    kilometer kilometers kilometre kilometres km, centimeter centimeters centimetre centimetres cm, liter liters litre litres"""
 _BASE = {form: forms.split()[0] for forms in _IRREGULAR.split(",") for form in forms.split()}
 IRREGULAR = frozenset(_BASE)  # words whose forms are known
 
@@ -146,10 +156,10 @@ IRREGULAR = frozenset(_BASE)  # words whose forms are known
 @dataclass(frozen=True, slots=True)
 class Reading:
     """`tokens` of all sentences in order ("#1/2" a number, "~x" a variable, "~+" an operator, words as stems), `ends` (how many
-    tokens each sentence closes with), `keys` (the sorted values that must agree: all, those that count no company, and those
-    without small numbers in words; one must be the other side's, too), `names` (stems that look like proper names), and
-    `words`, the words as they stand in order. `asked` are the words of the question itself, whose tokens begin at `asked_at`;
-    `formulas` are the runs of numbers, variables, operators and functions between words."""
+    tokens each sentence closes with), `keys` (the sorted values that must agree: all, those that count no company, those without
+    small numbers in words, those without incidental ones; one must be the other side's, too), `names` (stems that look like
+    proper names), and `words`, the words as they stand in order. `asked` are the words of the question itself, whose tokens
+    begin at `asked_at`; `formulas` are the runs of numbers, variables, operators and functions between words."""
 
     tokens: tuple[str, ...]
     ends: tuple[int, ...]
@@ -170,28 +180,35 @@ def read_question(question: str) -> Reading:
     every: set[Fraction] = set()
     hard: set[Fraction] = set()
     firm: set[Fraction] = set()
+    core: set[Fraction] = set()
     formulas: list[tuple[str, ...]] = []
     asked_at, asked_from = 0, 0
-    for sentence in _asked_last(sentences(question)):
+    parts = _asked_last(sentences(question))
+    letters = {letter for part in parts for letter in _LETTER.findall(part)}
+    for sentence in parts:
         asked_at, asked_from = len(tokens), len(words)
         raw = _TOKEN.findall(sentence)
         _collect_names(raw, names)
         lower = [token if token[0] != "\\" and len(token) == 1 else token.lower() for token in raw]
+        if lower[:1] == ["A"] and len(lower) > 1 and lower[1].isalpha() and len(lower[1]) > 1:  # "A third of"
+            lower[0] = "a"
         numbered = merge(lower)
+        unsaid = incidental(numbered)
         for i, token in enumerate(numbered):
             value = value_of(token)
             if value is not None and value not in (0, 1, 2):
                 every.add(value)
+                core |= set() if i in unsaid else {value}
                 if not _counts_company(numbered, i, value):
                     hard.add(value)
                     if value > 12 or value.denominator > 1 or str(value) in lower:
                         firm.add(value)
         words += [token.lower().removesuffix("'s") for token in lower if token[0].isalpha() and len(token) > 1]
-        said = _symbols(numbered)
+        said = _symbols(numbered, letters)
         tokens += [token for token in said if token]
         formulas += _formulas(said)
         ends.append(len(tokens))
-    keys = tuple(dict.fromkeys(" ".join(map(str, sorted(values))) for values in (every, hard, firm)))
+    keys = tuple(dict.fromkeys(" ".join(map(str, sorted(values))) for values in (every, hard, firm, core, firm & core)))
     return Reading(
         tuple(tokens), tuple(ends), keys, frozenset(names), tuple(words), tuple(words[asked_from:]), asked_at, tuple(formulas)
     )
@@ -232,6 +249,8 @@ def sentences(question: str) -> list[str]:
         text = _DRAWING.sub(" ", text)
     text = without_choices(text)
     text = _DOTS.sub(" ", without_label(text) or text)
+    if "\\begin{cases}" in text or "\\begin{align" in text:
+        text = text.replace("&", " ")
     if "\\" in text or "$" in text:
         for pattern, replacement in _TEX:
             text = pattern.sub(replacement, text)
@@ -246,7 +265,7 @@ def sentences(question: str) -> list[str]:
     text = _PER_HOUR.sub(" miles per hour", _TITLE.sub(r"\1", _TIME.sub(_minutes, text)))
     text = _DECADE.sub(r"\1 10 years", text)
     text = _ORDINAL.sub(lambda found: f" {PLACE}{found[1].translate(_LETTERS)} ", text)
-    text = _HYPHEN.sub("\u2011", text)
+    text = _HYPHEN.sub("\u2011", _PREFIX.sub(r"\1", text))
     parts = [" ".join(part.split()) for part in _ENDING.split(text) if part.strip()]
     asked = [part for part in parts if not _INSTRUCTION.match(part.strip(" *(")) or _BASE_ASKED.search(part)] or parts
     if not asked:
@@ -284,19 +303,26 @@ def stem(word: str) -> str:
     return word
 
 
-def _symbols(tokens: list[str]) -> list[str]:
-    """What is compared of a sentence's tokens, with "" for each stop word."""
+def _symbols(tokens: list[str], letters: set[str]) -> list[str]:
+    """What is compared of a sentence's tokens, with "" for each stop word and between two equations. `letters` are variables
+    of the text, whose products ("xyz") are none of its words."""
     out: list[str] = []
+    depth = related = 0
     last = len(tokens) - 1
     for i, token in enumerate(tokens):
         if token[0] == "#" and len(token) > 1:
             out.append(token)
             continue
         token = _SYNTAX.get(token, token)
+        depth += (token == "(") - (token == ")")
         if token in _GONE:
+            if token in ",;" and related and depth <= 0:
+                out.append("")
+                related = 0
             continue
         before, after = tokens[i - 1] if i else "", tokens[i + 1] if i < last else ""
         if token in OPERATORS:
+            related += token in _RELATIONS
             if not (token in "-/" and _is_word(before) and _is_word(after)):
                 out.append(token)
         elif len(token) == 1:
@@ -306,6 +332,8 @@ def _symbols(tokens: list[str]) -> list[str]:
             out.append(("~" if token[1:].lower() in _GREEK else "") + token[1:].lower())
         elif len(token) < 4 and (before in _ARITHMETIC or after in _ARITHMETIC) and token.isalpha() and token not in _NO_PRODUCT:
             out += ["~" + letter for letter in token]  # 2ab + 3
+        elif len(token) < 4 and token not in STOP and letters.issuperset(token):
+            out += ["~" + letter for letter in token]  # xyz, where x, y and z were named
         elif token not in STOP:
             out.append(_PLACES.get(token) or stem(token))
         else:

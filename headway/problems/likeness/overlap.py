@@ -21,15 +21,16 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from headway.problems.conflict import conflicts
-from headway.problems.reading import Reading, read_question
-from headway.problems.same import compare, formula_pairs
+from headway.problems.likeness.conflict import conflicts
+from headway.problems.likeness.reading import Reading, numbers_of, read_question
+from headway.problems.likeness.same import compare, formula_pairs
 from headway.types import Problem
 
 MIN_WORDS = 20  # shorter questions have too few runs to tell coincidence from copy
 RUN = 8  # words in a run
 SHARE = 0.6  # of the shorter question's runs
 CANDIDATES = 24  # compared in full, a question
+LARGE = 100  # FEW_NUMBERS above it are enough to look a question up by
 FEW_NUMBERS = 3  # must agree where one side has one more
 
 
@@ -109,12 +110,12 @@ class HeldoutIndex:
     def _candidates(self, reading: Reading) -> list[int]:
         """The held-out questions with the same numbers that share most words and symbols, best first."""
         counts: Counter[int] = Counter()
-        for token in _features(reading):
+        features = _features(reading)
+        for token in features:
             counts.update({i for key in reading.keys for i in self._where.get((key, token), ())})
         best = sorted(counts, key=lambda i: (-counts[i], i))[:CANDIDATES]
         more = {i for i in self._without.get(reading.keys[0], ()) if i not in counts}
         more |= {i for key in _without_one(reading) for i in self._whole.get(key, ()) if i not in counts}
-        features = _features(reading)
         return best + sorted(more, key=lambda i: (-len(features & self._features[i]), i))[:CANDIDATES]
 
     def _removal(
@@ -136,8 +137,9 @@ class HeldoutIndex:
 
 
 def _features(reading: Reading) -> set[str]:
-    """What a question is looked up by: its words, and the pairs of neighbouring symbols in its formulas."""
-    return {token for token in reading.tokens if token[0].isalpha()} | {f"{a} {b}" for a, b in formula_pairs(reading)}
+    """What a question is looked up by: its words, the pairs of neighbouring symbols in its formulas, that its numbers tell."""
+    found = {token for token in reading.tokens if token[0].isalpha()} | {f"{a} {b}" for a, b in formula_pairs(reading)}
+    return found | {"#"} if sum(value > LARGE for value in numbers_of(reading)) >= FEW_NUMBERS else found
 
 
 def _without_one(reading: Reading) -> list[str]:

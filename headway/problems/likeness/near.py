@@ -20,9 +20,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from headway.problems.clean import normalise
-from headway.problems.conflict import conflicts
-from headway.problems.numerals import merge
-from headway.problems.reading import read_question
+from headway.problems.likeness.conflict import conflicts
+from headway.problems.likeness.numerals import merge
+from headway.problems.likeness.reading import read_question
 from headway.types import Funnel, Problem
 
 WORDS = 3  # in a run

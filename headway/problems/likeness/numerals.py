@@ -3,6 +3,7 @@ r"""The numbers of a question by their value, however they are written.
     1,000   1000   $1000   one thousand   a thousand            -> 1000
     0.5   .5   1/2   \frac12   \frac{1}{2}   half   50%   50 percent   fifty percent     -> 1/2
     two and a half   2 1/2   2\frac12   2.5                      -> 5/2
+    a minute and a half   two miles and a half                -> 3/2 minute, 5/2 mile
     25 cents   0.25   one point two five (5/4)               -> 1/4, 1/4, 5/4
     3 dozen   twice   thrice   8:30   two-thirds   20/3 cubed    -> 36, 2, 3, 17/2, 2/3, 20/3 ^ 3
 
@@ -16,6 +17,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from fractions import Fraction
+from functools import lru_cache
 from itertools import takewhile
 
 LONGEST = 40  # digits: longer numerals are kept as text, so that nothing generated can make the arithmetic slow
@@ -30,6 +32,7 @@ _SMALL = {word: value for value, word in enumerate(_UNITS)} | {word: 20 + 10 * i
 _LARGE = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9}
 _TIMES = {"twice": 2, "double": 2, "doubled": 2, "doubles": 2, "thrice": 3, "triple": 3, "tripled": 3, "triples": 3}
 _TIMES |= {"quadruple": 4, "quadrupled": 4, "half": Fraction(1, 2), "halved": Fraction(1, 2), "halves": Fraction(1, 2)}
+_AND_A_HALF = (["and", "a", "half"], ["and", "one", "half"])
 _POWERS = {"squared": "#2", "cubed": "#3"}
 _PARTS = ["third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth", "eleventh", "twelfth"]
 _PART = {word: 3 + i for i, word in enumerate(_PARTS)} | {"quarter": 4, "hundredth": 100}
@@ -43,6 +46,7 @@ _DIGITS = re.compile(r"\d|\.\d")
 NUMBER = r"\d{1,2}:[0-5]\d(?!\d)|\d+(?:,\d{3}(?!\d))*(?:\.\d+)?|\.\d+"  # how a tokenizer finds numerals
 
 
+@lru_cache(maxsize=1 << 16)
 def value_of(token: str) -> Fraction | None:
     """The value of a "#..." token, None for any other.
 
@@ -52,6 +56,40 @@ def value_of(token: str) -> Fraction | None:
     return Fraction(token[1:]) if token[0] == "#" and len(token) > 1 and token[1].isdecimal() else None
 
 
+def incidental(tokens: Sequence[str]) -> set[int]:
+    """Where in the tokens of `merge` a number stands that a rewriting need not say: inside a listing that counts up
+    (1, 2, 3, ..., 10), a small exponent ("the cube of"), the 90 degrees of a right angle.
+
+    >>> sorted(incidental(["#1", ",", "#2", ",", ",", "#9", "and", "#10", "of", "#3"]))
+    [2, 5]
+    """
+    numbers = sum(token[0] == "#" for token in tokens)
+    if numbers < 3 and "^" not in tokens and "#90" not in tokens:
+        return set()
+    found = {i for i, token in enumerate(tokens) if token == "#3" and i and tokens[i - 1] == "^"}
+    found |= {
+        i for i, token in enumerate(tokens) if token == "#90" and any("deg" in t or "circ" in t for t in tokens[i + 1 : i + 3])
+    }
+    if numbers < 3 or "," not in tokens:
+        return found
+    listed: list[int] = []
+    is_dotted = False
+    commas = 0
+    for i, token in enumerate((*tokens, "")):
+        if token and token[0] == "#" and (not listed or commas):
+            is_dotted |= commas > 1
+            listed.append(i)
+            commas = 0
+        elif token in (",", "and", "or") and listed:
+            commas += 1 if token == "," or not commas else 0
+        else:
+            values = [value_of(tokens[j]) or Fraction(0) for j in listed]
+            if len(listed) > 2 and (is_dotted or values == [values[0] + k for k in range(len(values))]):
+                found |= {*listed[1:-1]}
+            listed, is_dotted, commas = ([i], False, 0) if token and token[0] == "#" else ([], False, 0)
+    return found
+
+
 def merge(tokens: Sequence[str]) -> list[str]:
     r"""The tokens with every number as one "#value" token.
 
@@ -59,8 +97,9 @@ def merge(tokens: Sequence[str]) -> list[str]:
     ['#2/3', 'of', '#1/2', 'and', '#1/2']
     """
     out: list[str] = []
-    i, size = 0, len(tokens)
-    while i < size:
+    tokens = [*tokens]
+    i = 0
+    while i < (size := len(tokens)):
         token = tokens[i]
         if _DIGITS.match(token):
             value, i = _numeral(tokens, i)
@@ -74,6 +113,8 @@ def merge(tokens: Sequence[str]) -> list[str]:
             continue
         elif token in ("a", "an") and i + 1 < size and (tokens[i + 1] in _LARGE or _is_part(tokens, i + 1)):
             value, i = _words(tokens, i)
+        elif token in ("a", "an") and tokens[i + 2 : i + 5] in _AND_A_HALF:  # "a minute and a half"
+            value, i = Fraction(1), i + 1
         else:
             value, i = None, i
         if value is None:
@@ -85,11 +126,14 @@ def merge(tokens: Sequence[str]) -> list[str]:
     return out
 
 
-def _scaled(value: Fraction, tokens: Sequence[str], i: int) -> tuple[Fraction, int]:
-    """A value with what multiplies it behind: percent, dozen, million, a mixed number's half."""
+def _scaled(value: Fraction, tokens: list[str], i: int) -> tuple[Fraction, int]:
+    """A value with what multiplies it behind: percent, dozen, million, a mixed number's half, also behind its unit."""
     size = len(tokens)
-    if tokens[i : i + 3] in (["and", "a", "half"], ["and", "one", "half"]) and value.denominator == 1:
+    if tokens[i : i + 3] in _AND_A_HALF and value.denominator == 1:
         value, i = value + Fraction(1, 2), i + 3
+    elif tokens[i + 1 : i + 4] in _AND_A_HALF and value.denominator == 1 and tokens[i].isalpha():
+        del tokens[i + 1 : i + 4]
+        value += Fraction(1, 2)
     elif tokens[i : i + 2] == ["and", "\\frac"] or (i < size and tokens[i] == "\\frac" and value.denominator == 1):
         part, after = _tex_fraction(tokens, i + (tokens[i] == "and"))
         if part is not None and part < 1:
@@ -116,8 +160,9 @@ def _numeral(tokens: Sequence[str], i: int) -> tuple[Fraction | None, int]:
     clock = _CLOCK.fullmatch(token)
     if clock:
         return Fraction(clock[1]) + Fraction(int(clock[2]), 60), i + 1
+    is_base = i > 0 and tokens[i - 1] == "_"  # 413_5 / 2_5
     value, i = Fraction(token.replace(",", "")), i + 1
-    over = _over(tokens, i)
+    over = 0 if is_base else _over(tokens, i)
     if over and value.denominator == 1:
         return value / over, i + 2
     if value.denominator == 1 and 0 < value < 20 and _is_part(tokens, i, is_plural=True) and tokens[i][-1] == "s":  # 2 thirds
@@ -132,7 +177,7 @@ def _numeral(tokens: Sequence[str], i: int) -> tuple[Fraction | None, int]:
 def _over(tokens: Sequence[str], i: int) -> int:
     """The whole number behind a "/" at `i`, 0 where there is none."""
     if i + 1 < len(tokens) and tokens[i] == "/" and tokens[i + 1].isdecimal() and len(tokens[i + 1]) <= LONGEST:
-        return int(tokens[i + 1])
+        return int(tokens[i + 1]) if tokens[i + 2 : i + 3] != ["^"] else 0  # 1/2^m is no half
     return 0
 
 

@@ -2,7 +2,8 @@ r"""Are two questions one problem in other words? A score of what they share, an
 
     1. numbers    the values that must agree (reading.keys) agree, or one side has one more
     2. score      2 * shared weight / weight of both, over word stems (1; everyday words 0.5; names 0.25), numbers (1 to 2.5) and
-                  symbols of formulas (0.5, variables by the order in which they appear)
+                  symbols of formulas (0.5, variables by the order in which they appear); where that is nearly enough, also
+                  words of one form (`morphology.akin`)
     3. evidence   the shared weight itself, with NAME for each shared name: two short everyday questions with equal small numbers
                   are no proof
     4. conflicts  what speaks against it (`conflict`): another number, sign, opposite, place, or question
@@ -22,9 +23,10 @@ from difflib import SequenceMatcher, get_close_matches
 from fractions import Fraction
 from itertools import pairwise
 
-from headway.problems.conflict import COMMON, conflicts
-from headway.problems.opposites import OPPOSABLE
-from headway.problems.reading import IRREGULAR, Reading, numbers_of, renamed, stem
+from headway.problems.likeness.conflict import COMMON, conflicts
+from headway.problems.likeness.morphology import akin
+from headway.problems.likeness.opposites import OPPOSABLE
+from headway.problems.likeness.reading import IRREGULAR, Reading, numbers_of, renamed, stem
 
 # what is enough: (score, evidence, share of the words). The surer a pair is by one, the less is asked of the others.
 ENOUGH = ((0.5, 5.0, 0.25), (0.6, 4.0, 0.35), (0.7, 6.0, 0.15), (0.8, 3.0, 0.25))
@@ -32,11 +34,15 @@ MANY_NUMBERS = (0.5, 8.0, 0.12)  # where NUMBERS or more stand in the same order
 NUMBERS = 4
 EQUAL_REFERENCES = ((0.5, 4.5, 0.25),)
 OTHER_REFERENCES = ((0.85, 8.0, 0.25),)
-NO_NUMBERS = ((0.5, 8.0, 0.4), (0.6, 5.0, 0.25), (0.8, 3.0, 0.25))  # where no number is shared, or one small one
+NO_NUMBERS = ((0.5, 8.0, 0.4), (0.7, 4.0, 0.6), (0.6, 5.0, 0.25), (0.8, 3.0, 0.25))  # where no number is shared, or one small one
 RARE = (0.7, 3.5, 0.4)  # where they share a number that few questions have
+RARE_NUMBERS = (0.65, 7.0, 0.0)  # where they share FEW of these
+FEW = 3
 ONE_NUMBER_MORE = ((0.6, 8.0, 0.35),)  # where one side has a number more
 NAME = 0.75  # further evidence of each shared name
 SKELETON = 0.65  # of all words in order: a text with the same numbers in the same order has other names and things only
+NEARLY = 0.35  # score from which on words are also compared by their form (`morphology.akin`)
+LOWEST = 0.5  # score of any bar
 LIKE = 0.86  # difflib's ratio from which on a word is another one misspelt
 
 _EVERYDAY_WORDS = """
@@ -96,7 +102,7 @@ def compare(a: Reading, b: Reading, answers: int = 0) -> Likeness:
         words_a, words_b = _words(a), _words(b)
     common = sorted(words_a & words_b)
     shared = 2 * sum(_weight(word, names) for word in common)
-    both = sum(_weight(word, names) for word in (*words_a, *words_b))
+    both = all_words = sum(_weight(word, names) for word in (*words_a, *words_b))
     words = shared / both if both else 1.0
     numbers_a, numbers_b = numbers_of(a), numbers_of(b)
     shared += 2 * sum(map(_number_weight, numbers_a & numbers_b))
@@ -109,6 +115,11 @@ def compare(a: Reading, b: Reading, answers: int = 0) -> Likeness:
     numbers = tuple(str(value) for value in sorted(numbers_a & numbers_b))
     evidence = shared / 2 + NAME * len({*common} & names)
     found = Likeness(score, evidence, words, agreeing / 2, _bars(a, b, answers), (), numbers, tuple(common))
+    one, other = words_a - words_b, words_b - words_a
+    if not found.is_close and score >= NEARLY and score + 2 * min(len(one), len(other)) / max(both, 1.0) >= LOWEST:
+        related = sum(_weight(word, names) for word in _related(one, other))
+        score, words, evidence = score + 2 * related / both, words + 2 * related / max(all_words, 1.0), evidence + related
+        found = replace(found, score=score, words=words, evidence=evidence)
     if not found.is_close and answers >= 0 and _is_skeleton(a, b, found):
         found = replace(found, skeleton=True)
     if not found.is_close:
@@ -127,7 +138,8 @@ def _bars(a: Reading, b: Reading, answers: int) -> tuple[tuple[float, float, flo
         return NO_NUMBERS
     in_order, others = ([token for token in one.tokens if token[0] == "#" and token not in COMMON] for one in (a, b))
     many = (MANY_NUMBERS,) if in_order == others and len({*in_order}) >= NUMBERS else ()
-    rare = (RARE,) if any(max(value.numerator, value.denominator) > 100 for value in shared) else ()
+    count = sum(max(value.numerator, value.denominator) > 100 for value in shared)
+    rare = (RARE, RARE_NUMBERS)[: (count > 0) + (count >= FEW)]
     return (*ENOUGH, *many, *rare, *(EQUAL_REFERENCES if answers > 0 else ()))
 
 
@@ -159,6 +171,18 @@ def _corrected(reading: Reading, other: Reading) -> Reading:
     tokens = tuple(stems.get(token, token) for token in reading.tokens)
     words, asked = (tuple(found.get(word, word) for word in part) for part in (reading.words, reading.asked))
     return replace(reading, tokens=tokens, words=words, asked=asked)
+
+
+def _related(one: set[str], other: set[str]) -> list[str]:
+    """For each word of `one` that is akin to a word of `other` the shorter of the two; every word is used once."""
+    found: list[str] = []
+    free = sorted(other)
+    for word in sorted(one):
+        match = next((second for second in free if akin(word, second)), None)
+        if match:
+            free.remove(match)
+            found.append(min(word, match, key=len))
+    return found
 
 
 def _words(reading: Reading) -> set[str]:

@@ -19,8 +19,9 @@ from difflib import SequenceMatcher
 from fractions import Fraction
 from itertools import pairwise, takewhile
 
-from headway.problems.opposites import Asked, asked_otherwise, exchanged_words, opposed, qualified
-from headway.problems.reading import OPERATORS, PLACE, STOP, Reading, numbers_of, renamed, stem
+from headway.problems.likeness.asking import Asked, asked_otherwise
+from headway.problems.likeness.opposites import exchanged_words, opposed, qualified
+from headway.problems.likeness.reading import OPERATORS, PLACE, STOP, Reading, numbers_of, renamed, stem
 
 NEARLY = 0.6  # difflib's ratio from which on two formulas are one with changes
 FEW_CHANGES = 2  # places in which a formula that was copied with a change differs
@@ -31,7 +32,9 @@ SAME_SENTENCE = 0.75  # of the words of two sentences in order, from which on th
 SAME_ORDER = 0.9  # from which on its numbers must stand in the same order, too
 IDENTICAL = 0.97  # of the words in order, from which on the numbers must stand in the same order
 LITTLE_MOVED = 0.7  # of the words in order, from which on one word in the place of another was put there
+ANEW = 0.65  # of the tokens in any order, from which on a moved text says the same anew
 VERBATIM = 0.85  # of the words in order, from which on a text is the same but for single words
+FORM = ("~0", "/", "~1")  # of an answer, "m/n in lowest terms", which is told in many ways
 ONES = frozenset(["#0", "#1"])
 COMMON = ONES | {"#2"}  # come and go in every rewriting
 
@@ -40,13 +43,57 @@ def conflicts(a: Reading, b: Reading) -> tuple[str, ...]:
     """What makes two alike questions different problems, in words; () where nothing was found."""
     whole = _in_order(a.words, b.words)
     is_verbatim = whole >= VERBATIM
-    found = [_number_conflict(a, b, is_verbatim), _ordinal_conflict(a, b), _place_conflict(a, b), *_formula_conflicts(a, b)]
-    found += opposed(a.words, b.words, whole >= LITTLE_MOVED)
+    words_a, words_b = (a.words, b.words) if is_verbatim else (_undirected(a.words), _undirected(b.words))
+    is_moved = whole < LITTLE_MOVED
+    is_anew = is_moved and _shared(a.tokens, b.tokens) >= ANEW
+    found = [_number_conflict(a, b, is_verbatim, is_moved), _ordinal_conflict(a, b), _place_conflict(a, b, is_anew)]
+    found += _formula_conflicts(a, b, is_moved)
+    found += opposed(words_a, words_b, not is_moved)
     if is_verbatim:
         found += [qualified(a.words, b.words), exchanged_words(a.words, b.words), _variable_conflict(a, b)]
+        found += [_person_conflict(a.words, b.words), _relation_conflict(a, b)]
     story = _in_order(a.words[: len(a.words) - len(a.asked)], b.words[: len(b.words) - len(b.asked)])
     found.append(asked_otherwise(_asked(a), _asked(b), story))
     return tuple(conflict for conflict in found if conflict)
+
+
+def _undirected(words: Sequence[str]) -> tuple[str, ...]:
+    """The words with "how many fewer" as "how many more": the same difference, asked from its other end."""
+    return tuple("more" if one in ("fewer", "less") and i > 1 and words[i - 2] == "how" else one for i, one in enumerate(words))
+
+
+def _person_conflict(a: Sequence[str], b: Sequence[str]) -> str:
+    """A "she" in `a` in the place of a "he" of `b`, of which another has stayed; where a person was renamed, none has."""
+    kept: set[int] = set()
+    changed: set[int] = set()
+    for kind, i, j, k, m in SequenceMatcher(None, a, b, autojunk=False).get_opcodes():
+        pairs = zip(a[i:j], b[k:m], strict=True) if kind == "equal" or (kind == "replace" and j - i == m - k) else ()
+        for one, other in ((_PERSONS[x], _PERSONS[y]) for x, y in pairs if x in _PERSONS and y in _PERSONS):
+            (kept if one == other else changed).add(other)
+    return "persons: he | she" if kept & changed else ""
+
+
+def _relation_conflict(a: Reading, b: Reading) -> str:
+    """In nearly the same text, "girls than boys" for "boys than girls", or "more" and "times" come or gone where no word was."""
+    thans = [{(x, z) for x, y, z in zip(one, one[1:], one[2:], strict=False) if y == "than"} for one in (a.words, b.words)]
+    turned = sorted((x, z) for x, z in thans[0] - thans[1] if (z, x) in thans[1] - thans[0])
+    if turned and not {"more", "fewer", "less"} & ({*a.words} ^ {*b.words}):
+        return f"turned: {' than '.join(turned[0])}"
+    if a.tokens != b.tokens:
+        return ""
+    counts = [Counter(word for word in one.words if word in _RELATING) for one in (a, b)]
+    other = sorted((counts[0] - counts[1]) + (counts[1] - counts[0]))
+    return f"relation: {other[0]}" if other else ""
+
+
+_RELATING = frozenset(["more", "less", "fewer", "times", "all", "other", "another", "not", "off", "than"])
+_PERSONS = {"he": 0, "him": 0, "his": 0, "she": 1, "her": 1, "hers": 1}
+
+
+def _shared(a: Sequence[str], b: Sequence[str]) -> float:
+    """The share of the different tokens of both that both have."""
+    one, other = {*a}, {*b}
+    return 2 * len(one & other) / max(1, len(one) + len(other))
 
 
 def _in_order(a: Sequence[str], b: Sequence[str]) -> float:
@@ -73,9 +120,9 @@ def _variable_conflict(a: Reading, b: Reading) -> str:
     return f"variables: {found[0][0][1:]} | {found[0][1][1:]}" if found and len(changed) <= FEW_CHANGES else ""
 
 
-def _number_conflict(a: Reading, b: Reading, is_verbatim: bool) -> str:
+def _number_conflict(a: Reading, b: Reading, is_verbatim: bool, is_moved: bool) -> str:
     """A value that only one side has, against one that only the other has; where all words are the same, any difference."""
-    ones = {Fraction(0), Fraction(1)}
+    ones = {Fraction(0), Fraction(1)} | ({Fraction(2)} if is_moved else set())
     only_a, only_b = numbers_of(a) - numbers_of(b) - ones, numbers_of(b) - numbers_of(a) - ones
     if (only_a and only_b) or (is_verbatim and (only_a or only_b)):
         return f"numbers: {_list(only_a)} | {_list(only_b)}"
@@ -111,7 +158,7 @@ def _contexts(reading: Reading) -> dict[str, set[str]]:
     return found
 
 
-def _place_conflict(a: Reading, b: Reading) -> str:
+def _place_conflict(a: Reading, b: Reading, is_anew: bool) -> str:
     """Two numbers whose surroundings have changed places, or a sentence with other numbers of the text."""
     one, other = _contexts(a), _contexts(b)
     values = sorted(one.keys() & other.keys())
@@ -119,7 +166,7 @@ def _place_conflict(a: Reading, b: Reading) -> str:
         for y in values[i + 1 :]:
             changed = min(len((one[x] - one[y]) & (other[y] - other[x])), len((one[y] - one[x]) & (other[x] - other[y])))
             own = min(len((one[x] - one[y]) & (other[x] - other[y])), len((one[y] - one[x]) & (other[y] - other[x])))
-            if changed > own:
+            if changed > own + is_anew:
                 return f"places: {x[1:]} and {y[1:]}"
     all_a, all_b = ([token for token in one.tokens if token[0] == "#"] for one in (a, b))
     if all_a == all_b or sorted(all_a) != sorted(all_b):
@@ -133,7 +180,10 @@ def _place_conflict(a: Reading, b: Reading) -> str:
         share, values = max(alike, default=(0.0, ()))
         if share < SAME_SENTENCE or any(one == numbers for found, one in alike if found == share):
             continue
-        if ({*numbers} - {*values} and {*values} - {*numbers}) or (share >= SAME_ORDER and sorted(values) == sorted(numbers)):
+        is_told = len({*numbers}) > 1 and any({*numbers} == {*one} for _, one in theirs)
+        if (not is_told and {*numbers} - {*values} and {*values} - {*numbers}) or (
+            share >= SAME_ORDER and sorted(values) == sorted(numbers)
+        ):
             return f"places: {' '.join(numbers)} | {' '.join(values)}"
     return ""
 
@@ -156,9 +206,10 @@ _SIGNS = frozenset(["+", "-", "^", "/", "sin", "cos", "tan", "sqrt"])
 _RELATIONS = frozenset(["<", ">", "<=", ">="])
 
 
-def _formula_conflicts(a: Reading, b: Reading) -> list[str]:
+def _formula_conflicts(a: Reading, b: Reading, is_moved: bool) -> list[str]:
     """Formulas of both sides that are nearly, but not quite, the same."""
     left, right = [renamed(chunk) for chunk in a.formulas], [renamed(chunk) for chunk in b.formulas]
+    left, right = ([chunk for chunk in side if chunk != FORM] for side in (left, right))
     for chunk in list(left):
         if chunk in right:
             left.remove(chunk)
@@ -169,6 +220,8 @@ def _formula_conflicts(a: Reading, b: Reading) -> list[str]:
     found: list[str] = []
     for chunk in left:
         moved = next((one for one in right if sorted(one) == sorted(chunk) and {*one} & {"-", "/", "^", "&"}), None)
+        if moved and _summands(moved) == _summands(chunk):
+            continue
         if moved:
             found.append(f"formulas: {' '.join(chunk)} | {' '.join(moved)}")
             continue
@@ -185,9 +238,16 @@ def _formula_conflicts(a: Reading, b: Reading) -> list[str]:
             signs = {*ours, *theirs} & (_SIGNS if kind in ("insert", "delete") else _SIGNS | _RELATIONS)
             changed = kind == "replace" and {t for t in ours if t[0] == "#"} != {t for t in theirs if t[0] == "#"}
             changed = changed and any(t[0] == "#" for t in ours) and any(t[0] == "#" for t in theirs)
+            changed = changed and not (is_moved and {*ours, *theirs} <= {*a.tokens} & {*b.tokens})
             if changed or (signs and (kind == "replace" or inside)):
                 found.append(f"formulas: {' '.join(ours)} | {' '.join(theirs)}")
     return found[:1]
+
+
+def _summands(formula: Sequence[str]) -> list[list[str]]:
+    """What stands between the plus signs, in any order."""
+    sides = " ".join(formula).split(" = ")
+    return sorted(sorted(side.split(" + ")) for side in sides)
 
 
 def _covered(chunk: Sequence[str], others: Sequence[Sequence[str]]) -> float:
@@ -209,8 +269,9 @@ def _asked(reading: Reading) -> Asked:
     variables = frozenset(token for token in tokens[at:] if token[0] == "~")
     story = frozenset(token for token in tokens[:at] if token[0].isalpha())
     letters = frozenset(token for token in tokens if token[0] == "~")
-    neighbours = frozenset(pairwise(tokens))
-    return Asked(reading.asked, stems, reading.names, variables, _head(reading.asked), story, letters, neighbours)
+    neighbours = frozenset(pair for start, end in pairwise((0, *reading.ends)) for pair in pairwise(tokens[start:end]))
+    measured = frozenset(unit for number, unit in pairwise(tokens[at:]) if number[0] == "#")
+    return Asked(reading.asked, stems, reading.names, variables, _head(reading.asked), story, letters, neighbours, measured)
 
 
 def _head(words: Sequence[str]) -> tuple[str, ...]:
