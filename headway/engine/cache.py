@@ -1,7 +1,7 @@
 """Keys and values of the tokens in flight, in blocks: memory grows with the tokens there are, not with what each might become.
 
-    pool:    keys   [layers][blocks, kv_heads, BLOCK, head_dim]        block 0 | block 1 | ...
-             values [layers][blocks, kv_heads, head_dim, BLOCK]        so that both products of attention run along memory
+    pool:    keys   [layers][blocks, kv_heads, head_dim, BLOCK]        block 0 | block 1 | ...
+             values [layers][blocks, kv_heads, BLOCK, head_dim]        so that both products of attention run along memory
     strand:  the tokens of one sequence = the blocks of its prefix, if it shares one, then its own
 
 Two pools: `own`, whose blocks have one reader each, and `shared`, for prompts that several samples begin with. Blocks in use are
@@ -83,7 +83,7 @@ class Pool:
     """
 
     def __init__(self, config: DecoderConfig, most: int, dtype: torch.dtype, device: torch.device):
-        key, value = (config.kv_heads, BLOCK, config.head_dim), (config.kv_heads, config.head_dim, BLOCK)
+        value, key = (config.kv_heads, BLOCK, config.head_dim), (config.kv_heads, config.head_dim, BLOCK)
         self._dtype, self._device, self._most = dtype, device, most
         self.keys = [torch.empty((0, *key), dtype=dtype, device=device) for _ in range(config.layers)]
         self.values = [torch.empty((0, *value), dtype=dtype, device=device) for _ in range(config.layers)]
@@ -176,6 +176,7 @@ class Pool:
         self._owners = self._owners[:kept] + [None] * more
         self._free = [block for block in self._free if block < kept] + list(range(kept, size))
         heapq.heapify(self._free)
+        self.version += 1
 
 
 class BlockCache:
@@ -240,6 +241,6 @@ class BlockCache:
     def history(self, layer: int, strand: Strand) -> tuple[Tensor, Tensor]:
         """All keys and values of a strand, prefix and all, as [tokens, kv_heads, head_dim]: copies."""
         parts = [s for s in (strand.prefix, strand) if s is not None and s.length]
-        keys = [s.pool.keys[layer][s.blocks].permute(0, 2, 1, 3).flatten(0, 1)[: s.length] for s in parts]
-        values = [s.pool.values[layer][s.blocks].permute(0, 3, 1, 2).flatten(0, 1)[: s.length] for s in parts]
+        keys = [s.pool.keys[layer][s.blocks].permute(0, 3, 1, 2).flatten(0, 1)[: s.length] for s in parts]
+        values = [s.pool.values[layer][s.blocks].permute(0, 2, 1, 3).flatten(0, 1)[: s.length] for s in parts]
         return torch.cat(keys), torch.cat(values)

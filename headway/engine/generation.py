@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from headway.engine.cache import BlockCache, Strand, blocks_of
-from headway.engine.paged import Decoding, Filling
+from headway.engine.paged import Filling, decoding
 from headway.engine.sampling import Options, draw, uniforms
 from headway.errors import EngineError
 from headway.model.head import next_logits
@@ -113,7 +113,7 @@ class Generation:
         self._model, self._stop, self._limits = model, stop, limits
         self._version, self._watch, self._decode = version, watch, decode
         self._cache = BlockCache(model.config, limits.positions, compute_dtype(model), model.device)
-        self._decoding = Decoding(self._cache, model.device)
+        self._decoding = decoding(self._cache, model.device)
         self._requests: dict[int, Request] = {}
         self._prompts: dict[int, _Prompt] = {}
         self._waiting: deque[InFlight] = deque()

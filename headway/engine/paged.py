@@ -19,7 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from headway.engine.cache import BLOCK, BlockCache, Strand
+from headway.engine.cache import BLOCK, BlockCache, Pool, Strand
+from headway.engine.kernel import MOST_DIM, MOST_GROUP, Blocks, Kernel, kernel
 from headway.model.attention import attend, lay_out
 
 _WITHIN = np.arange(BLOCK)
@@ -44,7 +45,7 @@ class _Plan:
 
 
 class Decoding:
-    """One decode step after another over a changing batch of strands: `begin`, then `attend` in each layer."""
+    """One decode step after another over a changing batch of strands: `begin`, then `attend` in each layer. In PyTorch alone."""
 
     def __init__(self, cache: BlockCache, device: torch.device):
         self._cache, self._device, config = cache, device, cache.config
@@ -57,12 +58,7 @@ class Decoding:
     def begin(self, strands: Sequence[Strand]) -> np.ndarray:
         """Count one new token for each strand, whose room must be there and whose slot is its place here; their positions [B]."""
         own = self._cache.own
-        blocks = np.fromiter((s.blocks[s.length // BLOCK] for s in strands), np.int64, len(strands))
-        places = np.fromiter((s.length % BLOCK for s in strands), np.int64, len(strands))
-        positions = np.fromiter((s.start + s.length for s in strands), np.int64, len(strands))
-        for strand in strands:
-            strand.length += 1
-        own.mask[blocks, places] = 0
+        blocks, places, positions = _advance(own, strands)
         self._write = self._send(blocks), self._send(places)
         state = (own.version, self._cache.shared.version, len(strands))
         if state != self._state:
@@ -77,26 +73,27 @@ class Decoding:
         plan, own, shared = self._plan, self._cache.own, self._cache.shared
         keys, values = own.keys[layer], own.values[layer]
         blocks, places = self._write
-        keys[blocks, :, places] = k.to(keys.dtype)
-        values[blocks, :, :, places] = v.to(values.dtype)
+        keys[blocks, :, :, places] = k.to(keys.dtype)
+        values[blocks, :, places] = v.to(values.dtype)
         q = q.to(keys.dtype)
         mask, shared_mask = self._masks[self._windows[layer]]
         count, many = len(plan.reader), len(plan.readers)
         own_rows = count * heads
         asked = q.reshape(batch, heads * dim).index_select(0, plan.reader).view(-1, self._group, dim)
         scores = plan.scores[:own_rows].view(-1, self._group, BLOCK)
-        torch.baddbmm(mask, asked, keys[:count].flatten(0, 1).transpose(1, 2), alpha=self._scale, out=scores)
+        torch.baddbmm(mask, asked, keys[:count].flatten(0, 1), alpha=self._scale, out=scores)
         if many:
             asked = q.view(batch, self._kv, self._group, dim)[plan.readers].transpose(1, 2).reshape(many * self._kv, -1, dim)
-            read = shared.keys[layer][:many].flatten(0, 1).transpose(1, 2)
+            read = shared.keys[layer][:many].flatten(0, 1)
             scores = plan.scores[own_rows:-1].view(len(read), -1, BLOCK)
             torch.baddbmm(shared_mask, asked, read, alpha=self._scale, out=scores)
         weights = plan.scores.index_select(0, plan.gathered).view(-1, plan.width * BLOCK).softmax(-1, dtype=torch.float32)
         weights = weights.view(-1, BLOCK).index_select(0, plan.rows).to(values.dtype)
-        read = values[:count].flatten(0, 1).transpose(1, 2)
-        parts = torch.bmm(weights[:own_rows].view(-1, self._group, BLOCK), read).view(-1, self._group * dim)
+        parts = torch.bmm(weights[:own_rows].view(-1, self._group, BLOCK), values[:count].flatten(0, 1)).view(
+            -1, self._group * dim
+        )
         if many:
-            read = shared.values[layer][:many].flatten(0, 1).transpose(1, 2)
+            read = shared.values[layer][:many].flatten(0, 1)
             more = torch.bmm(weights[own_rows:].view(len(read), -1, BLOCK), read)
             parts = torch.cat((parts, more.view(-1, self._group * dim)))
         return _sums(parts, plan.bags, plan.starts).view(batch, heads, dim).to(q.dtype)
@@ -182,6 +179,71 @@ class Decoding:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self._device, non_blocking=True)
 
 
+class CompiledDecoding:
+    """The same as `Decoding`, by `kernel.c`: float32 on a CPU with a C compiler."""
+
+    def __init__(self, cache: BlockCache, compiled: Kernel):
+        self._cache, self._kernel = cache, compiled
+        self._scale, self._windows = cache.config.attention_scale, cache.config.windows
+        self._state = (-1, -1, -1)
+
+    def begin(self, strands: Sequence[Strand]) -> np.ndarray:
+        """As `Decoding.begin`."""
+        own, shared = self._cache.own, self._cache.shared
+        *_, positions = _advance(own, strands)
+        state = (own.version, shared.version, len(strands))
+        if state == self._state:
+            self._own.lengths[:] += 1
+            return positions
+        self._state = state
+        reader = own.reader[: own.top]
+        order = np.lexsort((own.place[: own.top], reader))
+        order = order[reader[order] >= 0]
+        lengths = np.fromiter((s.length for s in strands), np.int64, len(strands))
+        self._own = Blocks(order, _starts(np.bincount(reader[order], minlength=len(strands))), lengths)
+        prefixes = [s.prefix for s in strands]
+        blocks = [block for prefix in prefixes if prefix is not None for block in prefix.blocks]
+        counts = np.array([len(prefix.blocks) if prefix is not None else 0 for prefix in prefixes], dtype=np.int64)
+        lengths = np.array([prefix.length if prefix is not None else 0 for prefix in prefixes], dtype=np.int64)
+        self._shared = Blocks(np.array(blocks, dtype=np.int64), _starts(counts), lengths)
+        self._tables = [
+            tuple(
+                blocks.table(pool.keys[layer], pool.values[layer]) for blocks, pool in ((self._shared, shared), (self._own, own))
+            )
+            for layer in range(len(own.keys))
+        ]
+        return positions
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """As `Decoding.attend`."""
+        return self._kernel.attend(q, k, v, *self._tables[layer], self._scale, self._windows[layer])
+
+
+def decoding(cache: BlockCache, device: torch.device) -> Decoding | CompiledDecoding:
+    """The fastest that there is for this cache on this machine."""
+    config, compiled = cache.config, None
+    if device.type == "cpu" and cache.own.keys[0].dtype == torch.float32:
+        compiled = kernel()
+    if compiled is None or config.head_dim > MOST_DIM or config.heads > MOST_GROUP * config.kv_heads:
+        return Decoding(cache, device)
+    return CompiledDecoding(cache, compiled)
+
+
+def _advance(own: Pool, strands: Sequence[Strand]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Count one new token for each strand: its block, its place in it, and its position, int64 [B] each."""
+    blocks = np.fromiter((s.blocks[s.length // BLOCK] for s in strands), np.int64, len(strands))
+    places = np.fromiter((s.length % BLOCK for s in strands), np.int64, len(strands))
+    positions = np.fromiter((s.start + s.length for s in strands), np.int64, len(strands))
+    for strand in strands:
+        strand.length += 1
+    own.mask[blocks, places] = 0
+    return blocks, places, positions
+
+
+def _starts(counts: np.ndarray) -> np.ndarray:
+    return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(counts, dtype=np.int64)])
+
+
 class Filling:
     """Prompts, or pieces of them, on their way into the cache: the attention of one forward pass.
 
@@ -214,8 +276,8 @@ class Filling:
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Store the pieces' keys and values and attend: q [T, heads, d], k and v [T, kv_heads, d] -> [T, heads, d]."""
         for pool, tokens, blocks, within in self._writes:
-            pool.keys[layer][blocks, :, within] = k[tokens].to(pool.keys[layer].dtype)
-            pool.values[layer][blocks, :, :, within] = v[tokens].to(pool.values[layer].dtype)
+            pool.keys[layer][blocks, :, :, within] = k[tokens].to(pool.keys[layer].dtype)
+            pool.values[layer][blocks, :, within] = v[tokens].to(pool.values[layer].dtype)
         done: list[Tensor] = []
         if self._layout is not None:
             end = int(self._ends[self._fresh - 1])

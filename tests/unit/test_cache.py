@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 
 from headway.engine.cache import BLOCK, BlockCache, Strand, blocks_of, bytes_per_position
-from headway.engine.paged import Decoding, Filling
+from headway.engine.kernel import kernel
+from headway.engine.paged import CompiledDecoding, Decoding, Filling
 from headway.errors import EngineError
 from headway.model.config import DecoderConfig
 
@@ -87,13 +88,17 @@ def test_blocks_move_into_gaps_with_what_they_hold() -> None:
     assert again.blocks == [8]
 
 
+@pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
 @pytest.mark.parametrize("windows", [(0, 0), (40, 0), (7, 100)])
-def test_attention_over_blocks_is_attention(kv_heads: int, windows: tuple[int, int]) -> None:
+def test_attention_over_blocks_is_attention(kv_heads: int, windows: tuple[int, int], compiled: bool) -> None:
     """Prompts in pieces, shared and own, then single tokens, with gaps between the blocks: against one whole attention."""
     torch.manual_seed(0)
     made, heads, dim = cache(windows=windows, kv_heads=kv_heads), 4, 6
-    decoding = Decoding(made, CPU)
+    found_kernel = kernel() if compiled else None
+    if compiled and found_kernel is None:
+        pytest.skip("there is no C compiler")
+    decoding = CompiledDecoding(made, found_kernel) if found_kernel is not None else Decoding(made, CPU)
     known: dict[Strand, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def whole(strand: Strand, layer: int, q: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,164 @@
+/* One decode step's attention of one layer: keys and values read once, from the blocks where they lie.
+
+   For each sequence and key/value head: store the new token's key and value, then, block by block,
+       s = scale q K,   m' = max(m, s),   o = o e^(m - m') + e^(s - m') V,   l = l e^(m - m') + sum e^(s - m')      (online softmax)
+   and out = o / l. keys [blocks, kv_heads, head_dim, BLOCK], values [blocks, kv_heads, BLOCK, head_dim], float32.
+
+   Compiled on the user's machine if it has a C compiler (kernel.py); `paged.Decoding` computes the same in PyTorch where it has not.
+   It checks nothing: its caller does. */
+
+#include <stdint.h>
+#include <string.h>
+
+#define BLOCK 32 /* as in cache.py */
+#define LANES 16 /* of a vector; a machine with narrower ones uses several */
+
+typedef float Lanes __attribute__((vector_size(4 * LANES)));
+typedef int32_t Whole __attribute__((vector_size(4 * LANES)));
+
+typedef struct {
+    const int64_t *blocks;  /* of all sequences, end to end */
+    const int64_t *starts;  /* [sequences + 1]: where each sequence's begin */
+    const int64_t *lengths; /* tokens that each has in them */
+    float *keys, *values;
+} Table;
+
+static inline Lanes load(const float *from) {
+    Lanes x;
+    memcpy(&x, from, sizeof x);
+    return x;
+}
+
+static inline void save(float *to, Lanes x) { memcpy(to, &x, sizeof x); }
+
+static inline Lanes all(float x) { return x - (Lanes){0}; }
+
+/* a where the mask is set (all bits of a lane), b elsewhere */
+static inline Lanes choose(Whole mask, Lanes a, Lanes b) { return (Lanes)((mask & (Whole)a) | (~mask & (Whole)b)); }
+
+static inline Lanes higher(Lanes a, Lanes b) { return choose(a > b, a, b); }
+
+/* e^x for x <= 0, to 2e-7: 2^n by the exponent bits, 2^f by a polynomial; 0 below -87. */
+static inline Lanes negative_exp(Lanes x) {
+    Lanes y = higher(x * 1.44269504088896341f, all(-126.0f));
+    Whole n = __builtin_convertvector(y - 0.5f, Whole); /* y <= 0, and conversion cuts: the nearest whole number */
+    Lanes f = y - __builtin_convertvector(n, Lanes);
+    Lanes p = all(1.535336188319500e-4f);
+    p = p * f + 1.339887440266574e-3f;
+    p = p * f + 9.618437357674640e-3f;
+    p = p * f + 5.550332471162809e-2f;
+    p = p * f + 2.402264791363012e-1f;
+    p = p * f + 6.931472028550421e-1f;
+    p = p * f + 1.0f;
+    return choose(x < -87.0f, all(0.0f), p * (Lanes)((n + 127) << 23));
+}
+
+static inline float sum_of(Lanes x) {
+    float total = 0.0f;
+    for (int i = 0; i < LANES; i++) total += x[i];
+    return total;
+}
+
+static inline float most_of(Lanes x) {
+    float most = x[0];
+    for (int i = 1; i < LANES; i++) most = x[i] > most ? x[i] : most;
+    return most;
+}
+
+#define HIDDEN -3.0e38f
+
+/* Take one block, whose tokens skip .. count - 1 are seen, into the running sums of `heads` query heads; fetch the next one meanwhile. */
+static inline __attribute__((always_inline)) void take(const int heads, const float *q, int dim, float scale, const float *keys,
+                                                       const float *values, const float *next_keys, const float *next_values,
+                                                       int skip, int count, float *most, float *sum, float *out) {
+    Lanes s[4][2], index = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    float weights[4][BLOCK];
+    for (int g = 0; g < heads; g++) s[g][0] = s[g][1] = all(0.0f);
+    for (int i = 0; i < dim; i++) {
+        Lanes low = load(keys + i * BLOCK), high = load(keys + i * BLOCK + LANES);
+        __builtin_prefetch(next_keys + i * BLOCK);
+        __builtin_prefetch(next_keys + i * BLOCK + LANES);
+        __builtin_prefetch(next_values + i * BLOCK);
+        __builtin_prefetch(next_values + i * BLOCK + LANES);
+        for (int g = 0; g < heads; g++) s[g][0] += q[g * dim + i] * low, s[g][1] += q[g * dim + i] * high;
+    }
+    for (int g = 0; g < heads; g++) {
+        for (int half = 0; half < 2; half++) {
+            Lanes at = index + (float)(half * LANES);
+            s[g][half] = choose((at >= (float)skip) & (at < (float)count), s[g][half] * scale, all(HIDDEN));
+        }
+        float before = most[g], here = most_of(higher(s[g][0], s[g][1]));
+        most[g] = here > before ? here : before;
+        for (int half = 0; half < 2; half++) {
+            s[g][half] = negative_exp(s[g][half] - most[g]);
+            save(weights[g] + half * LANES, s[g][half]);
+        }
+        float fade = negative_exp(all(before - most[g]))[0];
+        sum[g] = sum[g] * fade + sum_of(s[g][0] + s[g][1]);
+        if (fade != 1.0f)
+            for (int i = 0; i < dim; i++) out[g * dim + i] *= fade;
+    }
+    int i = 0;
+    for (; i + 2 * LANES <= dim; i += 2 * LANES) {
+        Lanes low[4], high[4];
+        for (int g = 0; g < heads; g++) low[g] = load(out + g * dim + i), high[g] = load(out + g * dim + i + LANES);
+        for (int p = 0; p < count; p++) {
+            Lanes v = load(values + p * dim + i), w = load(values + p * dim + i + LANES);
+            for (int g = 0; g < heads; g++) low[g] += weights[g][p] * v, high[g] += weights[g][p] * w;
+        }
+        for (int g = 0; g < heads; g++) save(out + g * dim + i, low[g]), save(out + g * dim + i + LANES, high[g]);
+    }
+    for (; i < dim; i++)
+        for (int g = 0; g < heads; g++)
+            for (int p = 0; p < count; p++) out[g * dim + i] += weights[g][p] * values[p * dim + i];
+}
+
+/* The blocks of one table that a sequence reads, for `group` query heads of one key/value head. `first`: its first token's position. */
+static void read_table(const Table *table, int64_t sequence, int64_t first, int64_t oldest, int kv_heads, int kv, int group, int dim,
+                       float scale, const float *q, float *most, float *sum, float *out) {
+    int64_t length = table->lengths[sequence], size = (int64_t)dim * BLOCK;
+    const int64_t *blocks = table->blocks + table->starts[sequence];
+    for (int64_t b = 0; b * BLOCK < length; b++) {
+        int64_t count = length - b * BLOCK, skip = oldest - (first + b * BLOCK);
+        if (skip >= BLOCK || skip >= count) continue;
+        int64_t at = (blocks[b] * kv_heads + kv) * size;
+        int64_t then = (b + 1) * BLOCK < length ? (blocks[b + 1] * kv_heads + kv) * size : at;
+        for (int g = 0; g < group; g += 4) {
+            int heads = group - g < 4 ? group - g : 4, seen = count < BLOCK ? (int)count : BLOCK, from = skip < 0 ? 0 : (int)skip;
+#define TAKE(n)                                                                                                           \
+    take(n, q + g * dim, dim, scale, table->keys + at, table->values + at, table->keys + then, table->values + then, from, \
+         seen, most + g, sum + g, out + g * dim)
+            if (heads == 1) TAKE(1);
+            else if (heads == 2) TAKE(2);
+            else if (heads == 3) TAKE(3);
+            else TAKE(4);
+#undef TAKE
+        }
+    }
+}
+
+/* q [sequences, kv_heads * group, dim], new k and v [sequences, kv_heads, dim] with the given strides between sequences, in floats;
+   `own.lengths` count the new token. window 0: everything is seen. out [sequences, kv_heads * group, dim]. */
+void headway_attend(int64_t sequences, int kv_heads, int group, int dim, float scale, int64_t window, const Table *shared,
+                    const Table *own, const float *q, int64_t q_stride, const float *k, int64_t k_stride, const float *v,
+                    int64_t v_stride, float *result) {
+#pragma omp parallel for schedule(dynamic, 1)
+    for (int64_t task = 0; task < sequences * kv_heads; task++) {
+        int64_t sequence = task / kv_heads, size = (int64_t)dim * BLOCK;
+        int kv = (int)(task % kv_heads);
+        int64_t last = own->lengths[sequence] - 1, before = shared->lengths[sequence];
+        int64_t at = (own->blocks[own->starts[sequence] + last / BLOCK] * kv_heads + kv) * size, place = last % BLOCK;
+        for (int i = 0; i < dim; i++) own->keys[at + i * BLOCK + place] = k[sequence * k_stride + kv * dim + i];
+        memcpy(own->values + at + place * dim, v + sequence * v_stride + kv * dim, dim * sizeof(float));
+        int64_t oldest = window ? before + last + 1 - window : 0; /* the first position that is seen */
+        float *out = result + (sequence * kv_heads + kv) * group * dim;
+        const float *asked = q + sequence * q_stride + (int64_t)kv * group * dim;
+        float most[64], sum[64];
+        memset(out, 0, group * dim * sizeof(float));
+        for (int g = 0; g < group; g++) most[g] = HIDDEN, sum[g] = 0.0f;
+        read_table(shared, sequence, 0, oldest, kv_heads, kv, group, dim, scale, asked, most, sum, out);
+        read_table(own, sequence, before, oldest, kv_heads, kv, group, dim, scale, asked, most, sum, out);
+        for (int g = 0; g < group; g++)
+            for (int i = 0; i < dim; i++) out[g * dim + i] /= sum[g];
+    }
+}

@@ -1,0 +1,117 @@
+"""The compiled form of a decode step's attention, for float32 on a CPU whose machine has a C compiler.
+
+`kernel.c` is compiled at its first use, in about a second, into the user's cache folder, under a name that holds the source, the
+compiler and the processor. Without a compiler, or with HEADWAY_KERNEL=0, there is none, and attention is computed in PyTorch: the
+same numbers but for the last bits, more slowly. It runs on PyTorch's own threads. This file does not know what a cache is.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_SOURCE = Path(__file__).with_name("kernel.c")
+_FLAGS = ("-O3", "-march=native", "-ffast-math", "-fopenmp", "-shared", "-fPIC", "-std=c11")
+_SECONDS = 60
+MOST_DIM, MOST_GROUP = 256, 64  # as in kernel.c
+
+
+class _Table(ctypes.Structure):
+    _fields_ = [  # noqa: RUF012  (ctypes asks for a list)
+        ("blocks", ctypes.c_void_p),
+        ("starts", ctypes.c_void_p),
+        ("lengths", ctypes.c_void_p),
+        ("keys", ctypes.c_void_p),
+        ("values", ctypes.c_void_p),
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """The blocks of a batch's sequences in one pool: int64 `blocks` end to end, `starts` [B + 1], `lengths` [B] in tokens."""
+
+    blocks: np.ndarray
+    starts: np.ndarray
+    lengths: np.ndarray
+
+    def table(self, keys: Tensor, values: Tensor) -> _Table:
+        """As the kernel reads it; the arrays must outlive it."""
+        pointers = [array.ctypes.data for array in (self.blocks, self.starts, self.lengths)]
+        return _Table(*pointers, keys.data_ptr(), values.data_ptr())
+
+
+class Kernel:
+    """The loaded library."""
+
+    def __init__(self, library: ctypes.CDLL):
+        self._attend = library.headway_attend
+        long, number, pointer = ctypes.c_int64, ctypes.c_int, ctypes.c_void_p
+        self._attend.argtypes = [
+            long, number, number, number, ctypes.c_float, long, ctypes.POINTER(_Table), ctypes.POINTER(_Table),
+            pointer, long, pointer, long, pointer, long, pointer,
+        ]  # fmt: skip
+        self._attend.restype = None
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, shared: _Table, own: _Table, scale: float, window: int) -> Tensor:
+        """Store k and v [B, kv_heads, d], attend with q [B, heads, d] -> [B, heads, d]; float32, contiguous but for the batch."""
+        batch, heads, dim = q.shape
+        kv_heads = k.shape[1]
+        q, k, v = (x if x.stride()[1:] == (dim, 1) else x.contiguous() for x in (q, k, v))
+        out = torch.empty((batch, heads, dim), dtype=torch.float32)
+        self._attend(
+            batch, kv_heads, heads // kv_heads, dim, scale, window, shared, own,
+            q.data_ptr(), q.stride(0), k.data_ptr(), k.stride(0), v.data_ptr(), v.stride(0), out.data_ptr(),
+        )  # fmt: skip
+        return out
+
+
+@cache
+def kernel() -> Kernel | None:
+    """The kernel of this machine; None where there is none."""
+    compiler = shutil.which(os.environ.get("CC") or "cc") or shutil.which("gcc") or shutil.which("clang")
+    if compiler is None or os.environ.get("HEADWAY_KERNEL") == "0":
+        return None
+    try:
+        return Kernel(ctypes.CDLL(str(_compiled(compiler))))
+    except (OSError, subprocess.SubprocessError, AttributeError):
+        return None
+
+
+def _compiled(compiler: str) -> Path:
+    """The library's file, made if it is not there. Raises OSError or SubprocessError."""
+    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=_SECONDS, check=True).stdout
+    digest = hashlib.blake2b(digest_size=8)
+    for part in (_SOURCE.read_text(), compiler, version, *_FLAGS, _processor()):
+        digest.update(part.encode() + b"\0")
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "headway"
+    found = root / f"kernel-{digest.hexdigest()}.so"
+    if found.is_file() and found.stat().st_uid == os.getuid():
+        return found
+    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=root) as folder:  # beside its place, to be renamed into it
+        made = Path(folder) / "kernel.so"
+        command = [compiler, *_FLAGS, str(_SOURCE), "-o", str(made)]
+        subprocess.run(command, capture_output=True, timeout=_SECONDS, check=True)
+        made.replace(found)
+    return found
+
+
+def _processor() -> str:
+    """What `-march=native` goes by: a home folder may be shared by machines of different processors."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
+    except OSError:
+        return platform.processor() or platform.machine()
