@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from headway.engine.cache import BLOCK, BlockCache, Pool, Strand
-from headway.engine.kernel import MOST_DIM, MOST_GROUP, Blocks, Kernel, kernel
+from headway.model.kernel import MOST_DIM, MOST_GROUP, Blocks, Kernel, kernel
 from headway.model.attention import attend, lay_out
 
 _WITHIN = np.arange(BLOCK)

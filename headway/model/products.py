@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from headway.model.kernel import kernel
+
 
 def _has_onednn() -> bool:
     """Whether the operators are there and compute what they are called for."""
@@ -46,7 +48,8 @@ def pack(weights: Iterable[Tensor], rows: int) -> None:
     for weight in weights:
         if not _IS_THERE or weight.dtype != torch.float32 or weight.device.type != "cpu":
             continue
-        parts = weight.detach().chunk(2) if getattr(weight, "halves", False) else (weight.detach(),)
+        is_halves = getattr(weight, "halves", False) and kernel() is None
+        parts = weight.detach().chunk(2) if is_halves else (weight.detach(),)
         copies = [torch.ops.mkldnn._reorder_linear_weight(part, rows) for part in parts]
         weight.packed = (weight._version, copies)  # type: ignore[attr-defined]
 
@@ -84,6 +87,9 @@ def linear_add(x: Tensor, layer: nn.Linear, residual: Tensor) -> Tensor:
 
 def swish_gate(x: Tensor, gate_up: Tensor) -> Tensor:
     """silu(x G^T) * x U^T, with G and U the halves of gate_up [2 m, in]: x [T, in] -> [T, m]. Only where `is_direct`."""
+    compiled = kernel()
+    if compiled is not None:
+        return compiled.gate(product(x, gate_up))
     gate, up = _parts(gate_up, 2)
     gated = torch.ops.mkldnn._linear_pointwise(x, gate, None, "swish", [], "")
     return torch.ops.mkldnn._linear_pointwise.binary(x, gated, up, None, "mul")
@@ -91,5 +97,17 @@ def swish_gate(x: Tensor, gate_up: Tensor) -> Tensor:
 
 def rms_norm(x: Tensor, weight: Tensor, offset: float, eps: float) -> Tensor:
     """x / rms(x) * (offset + weight), x [..., n]. Only where `is_direct`."""
+    compiled = kernel()
+    if compiled is not None and x.dim() == 2 and weight.dtype == torch.float32:
+        return compiled.rms_norm(x, weight, offset, eps)
     scale = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().mul_(1 / x.shape[-1]).add_(eps).rsqrt_()
     return (x * scale).mul_(weight + offset if offset else weight)
+
+
+def rotate_in_place(x: Tensor, cos: Tensor, sin: Tensor) -> bool:
+    """Rotate x [T, heads, d] as `rope.rotate` does, if it can be done where it lies: x is the caller's alone."""
+    compiled = kernel() if is_direct(x) else None
+    if compiled is None or x.stride()[1:] != (x.shape[2], 1):
+        return False
+    compiled.rotate(x, cos, sin)
+    return True

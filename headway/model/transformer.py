@@ -78,7 +78,7 @@ class Attention(nn.Module):
             else:
                 flat = [norm(part.flatten(1)).view(part.shape) for norm, part in zip(self.norms, parts, strict=True)]
                 qk = torch.cat(flat, dim=1)
-        if turn is not None:
+        if turn is not None and not products.rotate_in_place(qk, *turn):
             qk = rotate(qk, *turn)
         return qk[:, : self.heads], qk[:, self.heads :], v
 

@@ -1,8 +1,8 @@
-"""The compiled form of a decode step's attention, for float32 on a CPU whose machine has a C compiler.
+"""The compiled form of what lies between a decode step's matrix products, for float32 on a CPU whose machine has a C compiler.
 
 `kernel.c` is compiled at its first use, in about a second, into the user's cache folder, under a name that holds the source, the
-compiler and the processor. Without a compiler, or with HEADWAY_KERNEL=0, there is none, and attention is computed in PyTorch: the
-same numbers but for the last bits, more slowly. It runs on PyTorch's own threads. This file does not know what a cache is.
+compiler and the processor. Without a compiler, or with HEADWAY_KERNEL=0, there is none, and PyTorch computes the same numbers but for the
+last bits, more slowly. It runs on PyTorch's own threads. This file does not know what a cache or a layer is.
 """
 
 from __future__ import annotations
@@ -56,13 +56,38 @@ class Kernel:
     """The loaded library."""
 
     def __init__(self, library: ctypes.CDLL):
-        self._attend = library.headway_attend
-        long, number, pointer = ctypes.c_int64, ctypes.c_int, ctypes.c_void_p
+        self._attend, self._norm = library.headway_attend, library.headway_rms_norm
+        self._rotate, self._gate = library.headway_rotate, library.headway_gate
+        long, number, real, pointer = ctypes.c_int64, ctypes.c_int, ctypes.c_float, ctypes.c_void_p
         self._attend.argtypes = [
-            long, number, number, number, ctypes.c_float, long, ctypes.POINTER(_Table), ctypes.POINTER(_Table),
+            long, number, number, number, real, long, ctypes.POINTER(_Table), ctypes.POINTER(_Table),
             pointer, long, pointer, long, pointer, long, pointer,
         ]  # fmt: skip
-        self._attend.restype = None
+        self._norm.argtypes = [long, long, long, real, real, pointer, pointer, pointer]
+        self._rotate.argtypes = [long, long, long, long, long, pointer, pointer, pointer]
+        self._gate.argtypes = [long, long, pointer, pointer]
+        for function in (self._attend, self._norm, self._rotate, self._gate):
+            function.restype = None
+
+    def rms_norm(self, x: Tensor, weight: Tensor, offset: float, eps: float) -> Tensor:
+        """x / rms(x) * (offset + weight): x [T, n], contiguous but for the first dimension."""
+        x = x if x.stride(1) == 1 else x.contiguous()
+        out = torch.empty(x.shape)
+        self._norm(len(x), x.shape[1], x.stride(0), offset, eps, x.data_ptr(), weight.data_ptr(), out.data_ptr())
+        return out
+
+    def rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> None:
+        """Turn x [T, heads, d], contiguous but for the first dimension, in place by cos and sin [T, 1, rotary dimensions]."""
+        assert x.stride()[1:] == (x.shape[2], 1), "heads lie side by side"
+        dims = cos.shape[-1]
+        cos, sin = cos.contiguous(), sin.contiguous()
+        self._rotate(len(x), x.shape[1], x.shape[2], x.stride(0), dims, cos.data_ptr(), sin.data_ptr(), x.data_ptr())
+
+    def gate(self, gate_up: Tensor) -> Tensor:
+        """silu(gate) * up of contiguous [T, 2 m] -> [T, m]."""
+        out = torch.empty((len(gate_up), gate_up.shape[1] // 2))
+        self._gate(len(gate_up), out.shape[1], gate_up.data_ptr(), out.data_ptr())
+        return out
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, shared: _Table, own: _Table, scale: float, window: int) -> Tensor:
         """Store k and v [B, kv_heads, d], attend with q [B, heads, d] -> [B, heads, d]; float32, contiguous but for the batch."""

@@ -1,11 +1,12 @@
-/* One decode step's attention of one layer: keys and values read once, from the blocks where they lie.
+/* What lies between the matrix products of a decode step, float32.
 
-   For each sequence and key/value head: store the new token's key and value, then, block by block,
+   headway_rms_norm, headway_rotate, headway_gate: one pass over memory each, where PyTorch takes several.
+   headway_attend: attention of one new token a sequence; keys and values are read once, from the blocks where they lie. For each sequence and key/value head: store the new token's key and value, then, block by block,
        s = scale q K,   m' = max(m, s),   o = o e^(m - m') + e^(s - m') V,   l = l e^(m - m') + sum e^(s - m')      (online softmax)
    and out = o / l. keys [blocks, kv_heads, head_dim, BLOCK], values [blocks, kv_heads, BLOCK, head_dim], float32.
 
-   Compiled on the user's machine if it has a C compiler (kernel.py); `paged.Decoding` computes the same in PyTorch where it has not.
-   It checks nothing: its caller does. */
+   Compiled on the user's machine if it has a C compiler (kernel.py); where it has not, PyTorch computes the same. Nothing is checked
+   here: the callers do. */
 
 #include <stdint.h>
 #include <string.h>
@@ -160,5 +161,57 @@ void headway_attend(int64_t sequences, int kv_heads, int group, int dim, float s
         read_table(own, sequence, before, oldest, kv_heads, kv, group, dim, scale, asked, most, sum, out);
         for (int g = 0; g < group; g++)
             for (int i = 0; i < dim; i++) out[g * dim + i] /= sum[g];
+    }
+}
+
+#define FEW 32768 /* numbers that are not worth a second thread */
+
+/* out = x / sqrt(mean x^2 + eps) * (offset + weight), for rows x [rows, width] that lie `stride` floats apart. */
+void headway_rms_norm(int64_t rows, int64_t width, int64_t stride, float offset, float eps, const float *x, const float *weight,
+                      float *out) {
+#pragma omp parallel for if (rows * width > FEW)
+    for (int64_t row = 0; row < rows; row++) {
+        const float *from = x + row * stride;
+        float *to = out + row * width, total = 0.0f;
+        for (int64_t i = 0; i < width; i++) total += from[i] * from[i];
+        float scale = 1.0f / __builtin_sqrtf(total / width + eps);
+        for (int64_t i = 0; i < width; i++) to[i] = from[i] * scale * (offset + weight[i]);
+    }
+}
+
+/* Turn the first `dims` of each head in place: x [rows, heads, width], whose rows lie `stride` floats apart, by cos and sin
+   [rows, dims], halves paired. */
+void headway_rotate(int64_t rows, int64_t heads, int64_t width, int64_t stride, int64_t dims, const float *cos, const float *sin,
+                    float *x) {
+    int64_t half = dims / 2;
+#pragma omp parallel for if (rows * heads * dims > FEW)
+    for (int64_t row = 0; row < rows; row++)
+        for (int64_t head = 0; head < heads; head++) {
+            float *a = x + row * stride + head * width, *b = a + half;
+            const float *c = cos + row * dims, *s = sin + row * dims;
+#pragma omp simd
+            for (int64_t i = 0; i < half; i++) {
+                float low = a[i], high = b[i];
+                a[i] = low * c[i] - high * s[i];
+                b[i] = high * c[i + half] + low * s[i + half];
+            }
+        }
+}
+
+/* out = silu(gate) * up, for both [rows, width] = the halves of each row of gate_up. */
+void headway_gate(int64_t rows, int64_t width, const float *gate_up, float *out) {
+#pragma omp parallel for if (rows * width > FEW)
+    for (int64_t row = 0; row < rows; row++) {
+        const float *gate = gate_up + row * 2 * width, *up = gate + width;
+        float *to = out + row * width;
+        int64_t i = 0;
+        for (; i + LANES <= width; i += LANES) {
+            Lanes x = load(gate + i), e = negative_exp(choose(x < 0.0f, x, -x)); /* e^-|x| */
+            save(to + i, x * choose(x < 0.0f, e, all(1.0f)) / (1.0f + e) * load(up + i));
+        }
+        for (; i < width; i++) {
+            Lanes e = negative_exp(all(gate[i] < 0.0f ? gate[i] : -gate[i]));
+            to[i] = gate[i] * (gate[i] < 0.0f ? e[0] : 1.0f) / (1.0f + e[0]) * up[i];
+        }
     }
 }
