@@ -183,8 +183,11 @@ def _skeleton(config: DecoderConfig, dtype: torch.dtype) -> Decoder:
 
 
 def _allocate(model: Decoder, device: torch.device | str) -> None:
-    """Give a skeleton its memory, whose content is not set."""
-    model.to_empty(device=device)
+    """Give a skeleton its memory, whose content is not set. (`to_empty` does, too, but loads sympy for it.)"""
+    for name, weight in list(model.named_parameters()):
+        parent, _, leaf = name.rpartition(".")
+        empty = torch.empty(weight.shape, dtype=weight.dtype, device=device)
+        setattr(model.get_submodule(parent), leaf, nn.Parameter(empty))
     model.set_frequencies(device)
 
 
