@@ -57,7 +57,7 @@ def margin(model: Decoder, ids: list[int]) -> float:
 
 def main() -> None:
     """Compare, and print the line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("gguf", type=Path)
     parser.add_argument("data", type=Path, help="JSON lines with a `question` each")
     parser.add_argument("--prompts", type=int, default=50)

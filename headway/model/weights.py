@@ -48,7 +48,7 @@ def weight_files(folder: Path) -> list[str]:
         if not isinstance(shards, dict) or not shards or not all(isinstance(s, str) for s in shards.values()):
             raise CheckpointError(f"{folder / _INDEX}: `weight_map` must say which file each tensor is in")
         for shard in shards.values():
-            if Path(shard).name != shard:
+            if Path(shard).name != shard or not shard.isprintable():
                 raise CheckpointError(f"{folder / _INDEX}: {shard!r} is not the name of a file beside it")
             if not (folder / shard).is_file():
                 raise CheckpointError(f"{folder}: there is no {shard}, which {_INDEX} names")
