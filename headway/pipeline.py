@@ -253,7 +253,8 @@ def _train(work: Workspace, stage: str) -> dict[str, Any]:
     fitted = _TRAIN[stage](work)
     numbers = {"train_tokens": fitted.train_tokens, "steps": fitted.steps, **fitted.notes}
     with points.save_final() as folder:
-        save_decoder(work.model, folder, work.tokenizer, {"trained": numbers, "tokenizer": work.tokenizer.fingerprint})
+        extra = {"trained": numbers, "tokenizer": work.tokenizer.fingerprint, "instruction": work.recipe.problems.instruction}
+        save_decoder(work.model, folder, work.tokenizer, extra)
     return numbers
 
 

@@ -1,7 +1,7 @@
 """A tokenizer in the manner of Phi-4-mini's: two tokens end a turn, ids have gaps, and the template is the family's own.
 
-    <|endoftext|>  like 199999: bos, eos and pad        <|end|>  like 200020: the end of a turn, which no setting of the
-                                                                 tokenizer names, only the template and generation_config.json
+<|endoftext|>  like 199999: bos, eos and pad        <|end|>  like 200020: the end of a turn, which no setting of the
+                                                             tokenizer names, only the template and generation_config.json
 """
 
 import json
