@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from headway.config import STAGES, ModelConfig, Recipe, TeacherConfig
-from headway.durable import MANIFEST
+from headway.durable import CARD, MANIFEST
 from headway.engine.engine import Engine
 from headway.errors import CheckpointError, ConfigError, RunError
 from headway.evaluate.benchmark import evaluate, score
@@ -29,6 +29,7 @@ from headway.model.transformer import Decoder, initialise
 from headway.problems.clean import OVERLAP
 from headway.problems.gather import gather, removals_record
 from headway.problems.overlap import Removal
+from headway.report.card import model_card, write_cards
 from headway.report.page import write_page
 from headway.runs import Run, check_folder, write_folder_atomic
 from headway.sample import Sampler
@@ -93,8 +94,10 @@ def run_recipe(
                 continue
             _stage(work, stage, previous, heldout)
             _results(run)
+            write_cards(run.folder)
             on_stage(run)
         _results(run)
+        write_cards(run.folder)
         write_page(run.folder)
         return run.folder
 
@@ -255,6 +258,7 @@ def _train(work: Workspace, stage: str) -> dict[str, Any]:
     with points.save_final() as folder:
         extra = {"trained": numbers, "tokenizer": work.tokenizer.fingerprint, "instruction": work.recipe.problems.instruction}
         save_decoder(work.model, folder, work.tokenizer, extra)
+        (folder / CARD).write_text(model_card(work.run.folder, stage, folder), encoding="utf-8")
     return numbers
 
 
