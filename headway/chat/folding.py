@@ -3,7 +3,7 @@
     "<th" "ink>a" "b</thi" "nk>\\n\\nc"    -->    (thought "a") (thought "b") (answer "c")
 
 The thought is what stands in `<think>` and `</think>` at the beginning, or before `</think>` where the prompt opened it. Marks
-that come in pieces are held back until they are certain; elsewhere in an answer they are text. It does not know tokens or screens.
+that come in pieces are held back until they are certain; elsewhere in an answer they are text. It knows no tokens and no screen.
 """
 
 from __future__ import annotations

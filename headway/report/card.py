@@ -109,7 +109,7 @@ def _license(base: str) -> str | None:
     stated: Any = None
     if isinstance(found, str | Path) and Path(found).is_file():
         with suppress(Exception):  # whatever stands in a file of someone else's
-            stated = ModelCard(Path(found).read_text(encoding="utf-8")).data.license
+            stated = ModelCard(Path(found).read_text(encoding="utf-8")).data.to_dict().get("license")
     return stated if isinstance(stated, str) else None
 
 
@@ -214,7 +214,7 @@ def _limits(rows: list[StageRow], stage: str) -> str:
     if rows and rows[-1].stage == stage:
         last = rows[-1]
         said.append(
-            f"- {percent(1 - last.accuracy)} of the samples were not accepted; {percent(last.truncated)} were cut off at the limit, "
+            f"- {percent(1 - last.accuracy)} of the samples were not accepted; {percent(last.truncated)} were cut off, "
             f"{percent(last.no_answer)} gave no final answer, {percent(last.unverifiable)} could not be judged."
         )
         if last.claim in ("worse", "no visible difference"):
@@ -232,7 +232,7 @@ def _made_with(run_dir: Path, recipe: Mapping[str, Any], folder: Path) -> str:
         f"- versions: {versions}" + (f"; went on {went_on} times with others" if went_on else ""),
         f"- recipe: `{content_id(json.dumps(recipe, sort_keys=True))}`, weights: `{extra.get('weights', '-')}`, "
         f"tokenizer: `{extra.get('tokenizer', '-')}`",
-        "- Every setting: `recipe.json` of the run. `manifest.json` lists the files with their sha256; this card is not among them.",
+        "- Every setting: `recipe.json` of the run. `manifest.json` lists the files with their sha256, but for this card.",
     ]
     return "\n".join(lines) + "\n"
 
