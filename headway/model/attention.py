@@ -5,7 +5,8 @@
 
 A document may begin with the first tokens of an earlier one (the prompt of a group, of a pair): those are computed once, and
 gathered for each. Within a gathered batch padding stands behind every document, where causality hides it: no mask is needed, and
-the result is that of each document alone. This file does not know what a layer is, nor that anything is cached.
+the result is that of each document alone. Only documents longer than a layer's window need one. This file does not know what a
+layer is, nor that anything is cached.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+_LEAST_STEP = 256  # queries of a windowed layer at once
 _SIMILAR = 0.8  # a gathered batch holds documents at least this share of its longest
 
 
@@ -135,13 +137,35 @@ class _Scatter(torch.autograd.Function):
         return out, None
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
-    """Causal attention inside each document: q [T, heads, d], k and v [T, kv_heads, d] -> [T, heads, d]."""
+def attend(q: Tensor, k: Tensor, v: Tensor, layout: Layout, window: int = 0, scale: float | None = None) -> Tensor:
+    """Causal attention inside each document: q [T, heads, d], k and v [T, kv_heads, d] -> [T, heads, d].
+
+    With a `window` each token sees the last `window` tokens of its document, itself included; 0: all of them. `scale` multiplies
+    q k; None: d ** -0.5.
+    """
     outputs: list[Tensor] = []
     offset = 0
     for index in layout.groups:
         parts = [_Gather.apply(x, index, layout, offset).transpose(1, 2) for x in (q, k, v)]  # type: ignore
-        out = F.scaled_dot_product_attention(*parts, is_causal=True, enable_gqa=q.shape[1] != k.shape[1])
+        out = _causal(*parts, window, scale)
         outputs.append(out.transpose(1, 2).reshape(index.numel(), q.shape[1], q.shape[2]))
         offset += index.numel()
     return _Scatter.apply(torch.cat(outputs) if len(outputs) > 1 else outputs[0], layout.inverse)  # type: ignore
+
+
+def _causal(q: Tensor, k: Tensor, v: Tensor, window: int, scale: float | None) -> Tensor:
+    """q [B, heads, L, d], k and v [B, kv_heads, L, d] -> [B, heads, L, d]."""
+    length, is_grouped = q.shape[2], q.shape[1] != k.shape[1]
+    if not window or length <= window:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=is_grouped)
+    step = max(window, _LEAST_STEP)  # queries at once: their keys are at most step + window, however long the document
+    outputs: list[Tensor] = []
+    for start in range(0, length, step):
+        end, first = min(start + step, length), max(0, start - window + 1)
+        at = torch.arange(start, end, device=q.device)[:, None]
+        seen = torch.arange(first, end, device=q.device)[None, :]
+        mask = (seen <= at) & (seen > at - window)
+        keys, values = k[:, :, first:end], v[:, :, first:end]
+        part = F.scaled_dot_product_attention(q[:, :, start:end], keys, values, mask, scale=scale, enable_gqa=is_grouped)
+        outputs.append(part)
+    return torch.cat(outputs, dim=2) if len(outputs) > 1 else outputs[0]

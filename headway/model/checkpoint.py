@@ -22,17 +22,27 @@ from typing import Any, cast
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from headway.errors import CheckpointError
-from headway.model.config import DecoderConfig, from_hf, to_hf
+from headway.model.config import DecoderConfig
+from headway.model.families import from_hf, to_hf
 from headway.model.folder import first_line, read_object, resolve, write_object
-from headway.model.rope import frequencies
 from headway.model.tokenizer import Tokenizer, require_gguf
 from headway.model.transformer import Block, Decoder
 
 _WEIGHTS, _INDEX, _EXTRA = "model.safetensors", "model.safetensors.index.json", "headway.json"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+_NORMS = {  # Hugging Face's names of a block's norms, and ours
+    "before": {"input_layernorm": "attention_norm", "post_attention_layernorm": "mlp_norm"},
+    "after": {"post_attention_layernorm": "after_attention", "post_feedforward_layernorm": "after_mlp"},
+    "both": {
+        "input_layernorm": "attention_norm",
+        "post_attention_layernorm": "after_attention",
+        "pre_feedforward_layernorm": "mlp_norm",
+        "post_feedforward_layernorm": "after_mlp",
+    },
+}
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
@@ -95,26 +105,37 @@ def read_extra(folder: str | Path) -> dict[str, Any]:
 def state_tensors(model: Decoder) -> dict[str, Tensor]:
     """The weights under their Hugging Face names: detached views into the model's own parameters, in a fixed order."""
     config = model.config
-    rows = [config.heads * config.head_dim, config.kv_heads * config.head_dim, config.kv_heads * config.head_dim]
     tensors: dict[str, Tensor] = {"model.embed_tokens.weight": model.embedding.weight}
     for number, module in enumerate(model.blocks):
         block, start = cast(Block, module), f"model.layers.{number}."
-        qkv = block.attention.qkv
-        for letter, part in zip("qkv", qkv.weight.split(rows), strict=True):
-            tensors[f"{start}self_attn.{letter}_proj.weight"] = part
-        if qkv.bias is not None:
-            for letter, part in zip("qkv", qkv.bias.split(rows), strict=True):
-                tensors[f"{start}self_attn.{letter}_proj.bias"] = part
-        tensors[f"{start}self_attn.o_proj.weight"] = block.attention.out.weight
-        gate, up = block.gate_up.weight.chunk(2)
-        tensors |= {f"{start}mlp.gate_proj.weight": gate, f"{start}mlp.up_proj.weight": up}
-        tensors[f"{start}mlp.down_proj.weight"] = block.down.weight
-        tensors[f"{start}input_layernorm.weight"] = block.attention_norm.weight
-        tensors[f"{start}post_attention_layernorm.weight"] = block.mlp_norm.weight
-    tensors["model.norm.weight"] = model.norm.weight
+        tensors |= _attention_tensors(block, config, start + "self_attn.")
+        gate_up = (
+            {"gate_up_proj": 2 * config.mlp_width}
+            if config.is_fused
+            else dict.fromkeys(("gate_proj", "up_proj"), config.mlp_width)
+        )
+        tensors |= _rows(block.gate_up, gate_up, start + "mlp.") | _rows(block.down, {"down_proj": config.width}, start + "mlp.")
+        tensors |= {f"{start}{name}.weight": getattr(block, norm).weight for name, norm in _NORMS[config.norms].items()}
+    tensors["model.norm.weight"] = cast(Tensor, model.norm.weight)
     if model.output is not None:
         tensors["lm_head.weight"] = model.output.weight
     return {name: tensor.detach() for name, tensor in tensors.items()}
+
+
+def _attention_tensors(block: Block, config: DecoderConfig, start: str) -> dict[str, Tensor]:
+    q, kv = config.heads * config.head_dim, config.kv_heads * config.head_dim
+    rows = {"qkv_proj": q + 2 * kv} if config.is_fused else {"q_proj": q, "k_proj": kv, "v_proj": kv}
+    tensors = _rows(block.attention.qkv, rows, start) | _rows(block.attention.out, {"o_proj": config.width}, start)
+    norms = zip(("q_norm", "k_norm"), block.attention.norms, strict=bool(config.qk_norm))
+    return tensors | {f"{start}{name}.weight": cast(Tensor, norm.weight) for name, norm in norms}
+
+
+def _rows(linear: nn.Linear, rows: Mapping[str, int], start: str) -> dict[str, Tensor]:
+    """The weight of a product, and its bias where it has one, cut into named groups of rows."""
+    tensors = {f"{start}{name}.weight": part for name, part in zip(rows, linear.weight.split([*rows.values()]), strict=True)}
+    if linear.bias is not None:
+        tensors |= {f"{start}{name}.bias": part for name, part in zip(rows, linear.bias.split([*rows.values()]), strict=True)}
+    return tensors
 
 
 def load_state(model: Decoder, tensors: Mapping[str, Tensor], origin: str = "weights") -> None:
@@ -144,7 +165,7 @@ def _empty(config: DecoderConfig, device: torch.device | str, dtype: torch.dtype
     with torch.device("meta"):
         model = Decoder(config).to(dtype)
     model.to_empty(device=device)
-    model.frequencies = frequencies(config).to(device)
+    model.set_frequencies(device)
     return model
 
 

@@ -1,15 +1,17 @@
 """The decoder: token ids in, hidden states out. Trainer and sampler are this one module, on the same weights.
 
-    x = E[ids];  per block:  x += O attend(rope(QKV norm(x)));  x += D (silu(G norm(x)) * U norm(x));   h = norm(x)
+    x = E[ids];  per block:  x += O attend(rope(QKV norm(x)));  x += D (act(G norm(x)) * U norm(x));   h = norm(x)
 
-`forward` runs whole documents that lie end to end (training, scoring, prefill); `decode` runs one new token of many
-sequences against their cached keys and values. It does not know about problems, sampling or losses; logits are made in
-`head`, in chunks.
+What a family norms, scales or leaves out is a setting (`config`): there is one block for all. `hidden` is the only forward pass,
+and its caller says who sees whom: `forward` whole documents that lie end to end (training, scoring, prefill), `decode` one new
+token of many sequences, which see their cached keys and values. It does not know about problems, sampling or losses; logits are
+made in `head`, in chunks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -18,8 +20,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
 from headway.model.attention import Layout, attend
-from headway.model.config import DecoderConfig
+from headway.model.config import LOCAL_ROPE, NO_ROPE, DecoderConfig
 from headway.model.rope import frequencies, rotate, rotation
+
+Turn = tuple[Tensor, Tensor] | None  # cos and sin of the positions at hand; None: the layer knows no position
+See = Callable[[Tensor, Tensor, Tensor], Tensor]  # q [T, heads, d], k and v [T, kv_heads, d] -> [T, heads, d]
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"silu": F.silu, "gelu_tanh": partial(F.gelu, approximate="tanh")}
 
 
 class KeyValues(Protocol):
@@ -30,6 +36,21 @@ class KeyValues(Protocol):
         ...
 
 
+class Norm(nn.RMSNorm):
+    """x / rms(x) * (offset + weight); in float32 where there is an offset, or x is of another type than the weight."""
+
+    def __init__(self, size: int, eps: float, offset: float):
+        super().__init__(size, eps=eps)
+        self.offset = offset
+        nn.init.constant_(self.weight, 1.0 - offset)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., size] -> [..., size], of the type of x."""
+        if not self.offset and x.dtype == self.weight.dtype:
+            return F.rms_norm(x, self.normalized_shape, self.weight, self.eps)
+        return F.rms_norm(x.float(), self.normalized_shape, self.weight.float() + self.offset, self.eps).to(x.dtype)
+
+
 class Attention(nn.Module):
     """Grouped-query attention; query, key and value are one product."""
 
@@ -38,45 +59,68 @@ class Attention(nn.Module):
         self.heads, self.kv_heads, self.head_dim = config.heads, config.kv_heads, config.head_dim
         q, kv = config.heads * config.head_dim, config.kv_heads * config.head_dim
         self.qkv = nn.Linear(config.width, q + 2 * kv, bias=config.qkv_bias)
-        self.out = nn.Linear(q, config.width, bias=False)
+        self.out = nn.Linear(q, config.width, bias=config.out_bias)
+        sizes = {"": (), "head": (config.head_dim, config.head_dim), "all": (q, kv)}[config.qk_norm]
+        self.norms = nn.ModuleList(Norm(size, config.norm_eps, config.norm_offset) for size in sizes)  # of q and k, or none
+        self.norms_heads = config.qk_norm == "head"
 
-    def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """x [T, width] -> rotated q [T, heads, d], rotated k and plain v [T, kv_heads, d]."""
+    def project(self, x: Tensor, turn: Turn) -> tuple[Tensor, Tensor, Tensor]:
+        """x [T, width] -> normed and rotated q [T, heads, d] and k [T, kv_heads, d], plain v [T, kv_heads, d]."""
         both = self.qkv(x).view(x.shape[0], self.heads + 2 * self.kv_heads, self.head_dim)
-        turned = rotate(both[:, : self.heads + self.kv_heads], cos, sin)
-        return turned[:, : self.heads], turned[:, self.heads :], both[:, self.heads + self.kv_heads :]
+        qk, v = both[:, : self.heads + self.kv_heads], both[:, self.heads + self.kv_heads :]
+        if self.norms:
+            parts = (qk[:, : self.heads], qk[:, self.heads :])
+            if self.norms_heads:
+                qk = torch.cat([norm(part) for norm, part in zip(self.norms, parts, strict=True)], dim=1)
+            else:
+                flat = [norm(part.flatten(1)).view(part.shape) for norm, part in zip(self.norms, parts, strict=True)]
+                qk = torch.cat(flat, dim=1)
+        if turn is not None:
+            qk = rotate(qk, *turn)
+        return qk[:, : self.heads], qk[:, self.heads :], v
 
 
 class Block(nn.Module):
-    """One layer."""
+    """One layer. Norms that a family does not have are the identity."""
 
     def __init__(self, config: DecoderConfig):
         super().__init__()
-        self.attention_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
-        self.attention = Attention(config)
-        self.mlp_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
-        self.gate_up = nn.Linear(config.width, 2 * config.mlp_width, bias=False)
-        self.down = nn.Linear(config.mlp_width, config.width, bias=False)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, attention: Callable[..., Tensor]) -> Tensor:
-        """x [T, width] -> [T, width]; `attention(q, k, v)` says who sees whom."""
-        q, k, v = self.attention.project(self.attention_norm(x), cos, sin)
-        x = x + self.attention.out(attention(q, k, v).reshape(x.shape[0], -1))
+        def norm(place: str) -> nn.Module:
+            return Norm(config.width, config.norm_eps, config.norm_offset) if config.norms in (place, "both") else nn.Identity()
+
+        self.attention_norm = norm("before")
+        self.attention = Attention(config)
+        self.after_attention = norm("after")
+        self.mlp_norm = norm("before")
+        self.gate_up = nn.Linear(config.width, 2 * config.mlp_width, bias=config.mlp_bias)
+        self.down = nn.Linear(config.mlp_width, config.width, bias=config.mlp_bias)
+        self.after_mlp = norm("after")
+        self.activation = _ACTIVATIONS[config.activation]
+
+    def forward(self, x: Tensor, turn: Turn, see: See) -> Tensor:
+        """x [T, width] -> [T, width]; `see(q, k, v)` says who sees whom."""
+        q, k, v = self.attention.project(self.attention_norm(x), turn)
+        x = x + self.after_attention(self.attention.out(see(q, k, v).reshape(x.shape[0], -1)))
         gate, up = self.gate_up(self.mlp_norm(x)).chunk(2, dim=-1)
-        return x + self.down(F.silu(gate) * up)
+        return x + self.after_mlp(self.down(self.activation(gate) * up))
 
 
 class Decoder(nn.Module):
     """A decoder-only language model. `output_weight` [vocabulary, width] turns hidden states into logits."""
+
+    frequencies: Tensor
+    local_frequencies: Tensor
 
     def __init__(self, config: DecoderConfig):
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
-        self.norm = nn.RMSNorm(config.width, eps=config.norm_eps)
+        self.norm = Norm(config.width, config.norm_eps, config.norm_offset)
         self.output = None if config.tied else nn.Linear(config.width, config.vocab_size, bias=False)
         self.register_buffer("frequencies", frequencies(config), persistent=False)
+        self.register_buffer("local_frequencies", frequencies(config, local=True), persistent=False)
         self.recompute_blocks = False  # activation checkpointing: memory for one more forward
 
     @property
@@ -94,28 +138,53 @@ class Decoder(nn.Module):
 
         `keep(layer, k, v)` is shown each layer's keys and values [T, kv_heads, d], to fill a cache.
         """
-        cos, sin = rotation(self.frequencies, layout.positions)  # type: ignore[arg-type]
-        x = self.embedding(ids)
-        for number, block in enumerate(self.blocks):
+        windows, scale = self.config.windows, self.config.attention_scale
 
-            def attention(q: Tensor, k: Tensor, v: Tensor, number: int = number) -> Tensor:
-                if keep is not None:
-                    keep(number, k, v)
-                return attend(q, k, v, layout)
+        def attention(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            if keep is not None:
+                keep(layer, k, v)
+            return attend(q, k, v, layout, windows[layer], scale)
 
-            if self.recompute_blocks and torch.is_grad_enabled():
-                x = recompute(block, x, cos, sin, attention, use_reentrant=False)
-            else:
-                x = block(x, cos, sin, attention)
-        return self.norm(x)
+        return self.hidden(ids, layout.positions, attention)
 
     def decode(self, ids: Tensor, positions: Tensor, cache: KeyValues) -> Tensor:
         """Hidden states [B, width] of one new token of each of B sequences, ids and positions [B]."""
-        cos, sin = rotation(self.frequencies, positions)  # type: ignore[arg-type]
+        return self.hidden(ids, positions, cache.attend)
+
+    def hidden(self, ids: Tensor, positions: Tensor, attention: Callable[[int, Tensor, Tensor, Tensor], Tensor]) -> Tensor:
+        """Hidden states [T, width] of ids [T] at positions [T], after the last norm.
+
+        `attention(layer, q [T, heads, d], k [T, kv_heads, d], v) -> [T, heads, d]` says who sees whom and what is kept; q and k
+        come normed and rotated, not scaled: `config.attention_scale` and `config.windows` are its business.
+        """
+        turns = self._turns(positions)
         x = self.embedding(ids)
-        for number, block in enumerate(self.blocks):
-            x = block(x, cos, sin, lambda q, k, v, number=number: cache.attend(number, q, k, v))
+        if self.config.embedding_scale != 1.0:  # rounded to the weights' type first, as transformers does
+            x = x * torch.tensor(self.config.embedding_scale).to(x.dtype).item()
+        for layer, block in enumerate(self.blocks):
+            turn, see = turns[self.config.ropes[layer]], partial(attention, layer)
+            if self.recompute_blocks and torch.is_grad_enabled():
+                x = recompute(block, x, turn, see, use_reentrant=False)
+            else:
+                x = block(x, turn, see)
         return self.norm(x)
+
+    def _turns(self, positions: Tensor) -> dict[int, Turn]:
+        """cos and sin for each rope that some layer has."""
+        turns: dict[int, Turn] = {}
+        for rope in set(self.config.ropes):
+            if rope == LOCAL_ROPE:
+                turns[rope] = rotation(self.local_frequencies, positions)
+            elif rope == NO_ROPE:
+                turns[rope] = None
+            else:
+                turns[rope] = rotation(self.frequencies, positions, self.config.rope_scaling.get("attention_factor", 1.0))
+        return turns
+
+    def set_frequencies(self, device: torch.device | str) -> None:
+        """Make the rotary frequencies anew on a device, in float32: positions beyond 256 have no place in bfloat16."""
+        self.frequencies = frequencies(self.config).to(device)
+        self.local_frequencies = frequencies(self.config, local=True).to(device)
 
 
 def initialise(config: DecoderConfig, seed: int) -> Decoder:

@@ -9,13 +9,15 @@ from headway.model.attention import attend, lay_out
 LENGTHS = [7, 1, 12, 11, 3, 7, 2]
 
 
-def textbook(q: Tensor, k: Tensor, v: Tensor, lengths: list[int]) -> Tensor:
-    """softmax(q k' / sqrt d) v, document by document and head by head."""
+def textbook(q: Tensor, k: Tensor, v: Tensor, lengths: list[int], window: int = 0) -> Tensor:
+    """softmax(q k' / sqrt d) v, document by document and head by head; with a window, of the last `window` tokens."""
     group = q.shape[1] // k.shape[1]
     documents = []
     for qd, kd, vd in zip(q.split(lengths), k.split(lengths), v.split(lengths), strict=True):
         length = qd.shape[0]
         hidden = torch.ones(length, length, dtype=torch.bool).triu(1)
+        if window:
+            hidden |= torch.ones(length, length, dtype=torch.bool).tril(-window)
         heads = []
         for head in range(q.shape[1]):
             scores = qd[:, head] @ kd[:, head // group].t() / q.shape[2] ** 0.5
@@ -92,6 +94,37 @@ def test_a_shared_beginning_is_as_if_it_stood_before_each() -> None:
     spread[own].backward(push)
     for a, b in zip(mine, theirs, strict=True):
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("window", [1, 2, 11, 12, 13, 300, 700])
+def test_a_window_equals_the_textbook(window: int) -> None:
+    generator = torch.Generator().manual_seed(window)
+    lengths = [7, 1, 12, 11, 3, 700, 2]  # 700 queries are done in steps
+    q, k, v = (torch.randn((sum(lengths), 4, 8), generator=generator, dtype=torch.float64) for _ in range(3))
+    mine = [x[:, :heads].clone().requires_grad_() for x, heads in ((q, 4), (k, 2), (v, 2))]
+    theirs = [x.detach().clone().requires_grad_() for x in mine]
+    out, expected = attend(*mine, lay_out(lengths), window), textbook(*theirs, lengths, window)
+    torch.testing.assert_close(out, expected, rtol=1e-10, atol=1e-10)
+    push = torch.randn(out.shape, generator=generator, dtype=torch.float64)
+    out.backward(push)
+    expected.backward(push)
+    for a, b in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-10, atol=1e-10)
+
+
+def test_a_window_of_three_sees_three() -> None:
+    # equal scores: the mean of the values seen. Values 0, 1, 2, ...: token 5 sees 3, 4, 5; token 1 sees 0 and 1
+    q = torch.zeros(6, 1, 2)
+    v = torch.arange(6.0)[:, None, None].expand(6, 1, 2)
+    assert attend(q, q, v, lay_out([6]), window=3)[:, 0, 0].tolist() == pytest.approx([0, 0.5, 1, 2, 3, 4])
+    # documents of 3: each position of the second starts anew
+    assert attend(q, q, v, lay_out([3, 3]), window=2)[:, 0, 0].tolist() == pytest.approx([0, 0.5, 1.5, 3, 3.5, 4.5])
+
+
+def test_the_scale_multiplies_the_scores() -> None:
+    q, k, v = torch.randn(3, 9, 2, 4, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(attend(q, k, v, lay_out([9]), scale=0.5), attend(q, k, v, lay_out([9])))  # 4 ** -0.5
+    torch.testing.assert_close(attend(q, k, v, lay_out([9]), scale=1.0), attend(2 * q, k, v, lay_out([9])))
 
 
 def test_the_first_token_sees_itself_alone() -> None:
