@@ -359,7 +359,8 @@ def test_a_recipes_source_gives_the_traces_of_its_own_problems(tmp_path):
     store.add_problems(problems)
     with Verifier() as verifier:
         for _ in range(2):  # done once
-            assert import_traces(source, {p.id: p for p in problems}, store, verifier, quiet) == 3
+            count, funnel = import_traces(source, {p.id: p for p in problems}, store, verifier, quiet)
+            assert (count, funnel.kept, funnel.dropped) == (3, 2, {"the run has no such problem": 1})
     assert sorted((r.policy, r.index) for r in store.rollouts()) == [("set/generations", i) for i in range(3)]
     assert len(store.verdicts()) == 3
 
