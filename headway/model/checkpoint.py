@@ -1,26 +1,24 @@
 """Weights in and out: Hugging Face checkpoints <-> the decoder's fused parameters.
 
-    q_proj, k_proj, v_proj   =  rows of   attention.qkv      input_layernorm           =  attention_norm
-    gate_proj, up_proj       =  rows of   gate_up            post_attention_layernorm  =  mlp_norm
+    q_proj, k_proj, v_proj   =  rows of   attention.qkv      (Phi-3: qkv_proj, all of it)
+    gate_proj, up_proj       =  rows of   gate_up            (Phi-3: gate_up_proj, all of it)
     lm_head                  =  output, absent where it is the embedding (tied)
 
 The Hugging Face tensors are views into the fused ones, so one table serves loading, saving, resuming and hashing. Only
-safetensors are read (one file or shards), never pickle; GGUF goes through transformers. It does not know what the
-weights compute (`transformer`) nor when they are saved.
+safetensors are read (`weights`), never pickle; GGUF goes through transformers. It does not know what the weights compute
+(`transformer`) nor when they are saved.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -28,11 +26,13 @@ from headway.errors import CheckpointError
 from headway.model.config import DecoderConfig
 from headway.model.families import from_hf, to_hf
 from headway.model.folder import first_line, read_object, resolve, write_object
+from headway.model.settings import Settings
 from headway.model.tokenizer import Tokenizer, require_gguf
 from headway.model.transformer import Block, Decoder
+from headway.model.weights import WEIGHTS, Header, read_headers, read_tensors, text_part, weight_files
 
-_WEIGHTS, _INDEX, _EXTRA = "model.safetensors", "model.safetensors.index.json", "headway.json"
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+_EXTRA, _POSITIONS = "headway.json", "max_positions"
+_EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 _NORMS = {  # Hugging Face's names of a block's norms, and ours
     "before": {"input_layernorm": "attention_norm", "post_attention_layernorm": "mlp_norm"},
     "after": {"post_attention_layernorm": "after_attention", "post_feedforward_layernorm": "after_mlp"},
@@ -43,7 +43,7 @@ _NORMS = {  # Hugging Face's names of a block's norms, and ours
         "post_feedforward_layernorm": "after_mlp",
     },
 }
-_FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+_TYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.float64: "F64"}
 
 
 def load_decoder(
@@ -52,21 +52,33 @@ def load_decoder(
     gguf_file: str = "",
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
+    max_positions: int = 0,
 ) -> Decoder:
     """The decoder of a checkpoint folder or a hub model "owner/name", its weights as `dtype` on `device`.
 
-    Tensors are read one by one, so the peak is the model itself and one tensor. Raises CheckpointError, naming the file
-    and the tensor, for anything missing, unexpected, mis-shaped, quantised, unreadable or of an unsupported family.
+    `max_positions` is the longest sequence that it will be used with, 0 all that the checkpoint has (or was saved with): under
+    LongRoPE it decides by which factors every token turns (`rope`). Headers are checked before anything is allocated, and tensors
+    are read one by one: the peak is the model itself and some 64 MiB. Raises CheckpointError, naming the file and the tensor, for
+    anything missing, unexpected, mis-shaped, quantised, unreadable or of an unsupported family.
     """
     path = resolve(folder, gguf_file)
     if gguf_file:
-        return _load_gguf(path, gguf_file, device, dtype)
-    files = _weight_files(path)
+        return _load_gguf(path, gguf_file, device, dtype, max_positions)
+    files = weight_files(path)
     values = read_object(path / "config.json")
     if values.get("quantization_config"):
         raise CheckpointError(f"{path / 'config.json'}: quantised weights are not supported; save them dequantised")
-    model = _empty(_read_config(values, path / "config.json"), device, dtype)
-    _fill(model, _tensors(path, files), str(path))
+    max_positions = max_positions or Settings(read_extra(path), "headway.json").whole(_POSITIONS, default=0, least=0)
+    config = _read_config(values, path / "config.json", max_positions)
+    headers = list(read_headers(path, files))
+    if values.get("model_type") == "gemma3":
+        headers = text_part(headers)
+    if config.layers > len(headers):
+        raise CheckpointError(f"{path}: config.json asks for {config.layers} layers, but the weights are {len(headers)} tensors")
+    model = _skeleton(config, dtype)
+    _check(model, headers, str(path))
+    _allocate(model, device)
+    _fill(model, read_tensors(headers))
     return model
 
 
@@ -91,9 +103,10 @@ def save_decoder(
         write_object(path / "generation_config.json", ids | {"eos_token_id": stops if len(stops) > 1 else stops[0]})
         tokenizer.save(path)
     write_object(path / "config.json", values)
-    write_object(path / _EXTRA, {**(extra or {}), "weights": weights_hash(model)})
+    positions = {} if from_hf(values).max_positions == model.config.max_positions else {_POSITIONS: model.config.max_positions}
+    write_object(path / _EXTRA, {**(extra or {}), **positions, "weights": weights_hash(model)})
     tensors = {name: tensor.contiguous() for name, tensor in state_tensors(model).items()}
-    save_file(tensors, path / _WEIGHTS, metadata={"format": "pt"})
+    save_file(tensors, path / WEIGHTS, metadata={"format": "pt"})
 
 
 def read_extra(folder: str | Path) -> dict[str, Any]:
@@ -140,7 +153,10 @@ def _rows(linear: nn.Linear, rows: Mapping[str, int], start: str) -> dict[str, T
 
 def load_state(model: Decoder, tensors: Mapping[str, Tensor], origin: str = "weights") -> None:
     """Copy tensors under their Hugging Face names into the model. Raises CheckpointError as `load_decoder` does."""
-    _fill(model, ((name, origin, tensor) for name, tensor in tensors.items()), origin)
+    _check(
+        model, [Header(name, origin, tuple(t.shape), _TYPES.get(t.dtype, str(t.dtype))) for name, t in tensors.items()], origin
+    )
+    _fill(model, ((name, origin, tensor) for name, tensor in tensors.items()))
 
 
 def weights_hash(model: Decoder) -> str:
@@ -152,90 +168,72 @@ def weights_hash(model: Decoder) -> str:
     return digest.hexdigest()
 
 
-def _read_config(values: dict[str, Any], path: Path) -> DecoderConfig:
+def _read_config(values: dict[str, Any], path: Path, max_positions: int) -> DecoderConfig:
     """The settings, with the file's name in an error."""
     try:
-        return from_hf(values)
+        return from_hf(values, max_positions)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
 
 
-def _empty(config: DecoderConfig, device: torch.device | str, dtype: torch.dtype) -> Decoder:
-    """A decoder whose weights are not set, without the time and memory of random ones."""
+def _skeleton(config: DecoderConfig, dtype: torch.dtype) -> Decoder:
+    """A decoder without weights: names and shapes alone."""
     with torch.device("meta"):
-        model = Decoder(config).to(dtype)
+        return Decoder(config).to(dtype)
+
+
+def _allocate(model: Decoder, device: torch.device | str) -> None:
+    """Give a skeleton its memory, whose content is not set."""
     model.to_empty(device=device)
     model.set_frequencies(device)
-    return model
 
 
-def _fill(model: Decoder, tensors: Iterator[tuple[str, str, Tensor]], origin: str) -> None:
-    """Copy (name, file, tensor) into the model; every weight exactly once."""
+def _check(model: Decoder, headers: Sequence[Header], origin: str) -> None:
+    """Raise CheckpointError unless every weight is there exactly once, in its shape, as a float."""
     targets = state_tensors(model)
     missing = set(targets)
-    copied_head: tuple[str, Tensor] | None = None
-    for name, file, tensor in tensors:
-        if name.endswith("rotary_emb.inv_freq"):  # old checkpoints store what the settings say already
+    for header in headers:
+        name, file, shape, kind = header.name, header.file, header.shape, header.kind
+        if _is_idle(name):
             continue
-        target = targets.get("model.embed_tokens.weight" if name == "lm_head.weight" and model.output is None else name)
+        target = targets.get(_EMBEDDING if name == _HEAD and model.output is None else name)
         if target is None:
-            raise CheckpointError(f"{file}: unexpected tensor {name} {list(tensor.shape)}")
-        if tensor.shape != target.shape:
-            raise CheckpointError(f"{file}: tensor {name} is {list(tensor.shape)}, config.json asks {list(target.shape)}")
-        if tensor.dtype not in _FLOATS:
-            raise CheckpointError(f"{file}: tensor {name} holds {tensor.dtype}; supported are 16-, 32- and 64-bit floats")
-        if name not in targets:  # a copy of the embedding that is its output matrix, too; compared when that is there
-            copied_head = file, tensor
-            continue
-        if name not in missing:
-            raise CheckpointError(f"{file}: tensor {name} is there twice")
-        target.copy_(tensor)
-        missing.discard(name)
+            raise CheckpointError(f"{file}: unexpected tensor {name} {list(shape)}")
+        if shape != tuple(target.shape):
+            raise CheckpointError(f"{file}: tensor {name} is {list(shape)}, config.json asks {list(target.shape)}")
+        if kind not in _TYPES.values():
+            raise CheckpointError(f"{file}: tensor {name} holds {kind}; supported are 16-, 32- and 64-bit floats")
+        if name in targets:
+            if name not in missing:
+                raise CheckpointError(f"{file}: tensor {name} is there twice")
+            missing.discard(name)
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise CheckpointError(f"{origin}: tensor {next(n for n in targets if n in missing)} is missing{more}")
+
+
+def _fill(model: Decoder, tensors: Iterator[tuple[str, str, Tensor]]) -> None:
+    """Copy (name, file, tensor), all of them checked, into the model."""
+    targets = state_tensors(model)
+    copied_head: tuple[str, Tensor] | None = None
+    for name, file, tensor in tensors:
+        if name in targets:
+            targets[name].copy_(tensor)
+        elif not _is_idle(name):  # a copy of the embedding that is its output matrix, too; compared when that is there
+            copied_head = file, tensor
     if copied_head is not None:
         file, head = copied_head
-        embedding = targets["model.embed_tokens.weight"]
+        embedding = targets[_EMBEDDING]
         if not torch.equal(head.to(embedding.device, embedding.dtype), embedding):
             raise CheckpointError(f"{file}: lm_head.weight differs from the embedding, but config.json ties them")
 
 
-def _weight_files(folder: Path) -> list[str]:
-    """The names of the safetensors files, in order."""
-    if (folder / _WEIGHTS).is_file():
-        return [_WEIGHTS]
-    if (folder / _INDEX).is_file():
-        shards = read_object(folder / _INDEX).get("weight_map")
-        if not isinstance(shards, dict) or not shards or not all(isinstance(s, str) for s in shards.values()):
-            raise CheckpointError(f"{folder / _INDEX}: `weight_map` must say which file each tensor is in")
-        for shard in shards.values():
-            if Path(shard).name != shard:
-                raise CheckpointError(f"{folder / _INDEX}: {shard!r} is not the name of a file beside it")
-            if not (folder / shard).is_file():
-                raise CheckpointError(f"{folder}: there is no {shard}, which {_INDEX} names")
-        return sorted(set(shards.values()))
-    pickles = sorted(p.name for p in folder.iterdir() if p.suffix in _PICKLES)
-    if pickles:
-        raise CheckpointError(f"{folder}: weights only as pickle ({pickles[0]}); Headway loads safetensors only")
-    ggufs = sorted(p.name for p in folder.glob("*.gguf"))
-    hint = f"; to load {ggufs[0]} set `gguf_file`" if ggufs else ""
-    raise CheckpointError(f"{folder}: there is no {_WEIGHTS}{hint}")
+def _is_idle(name: str) -> bool:
+    """Old checkpoints store rotary frequencies, which the settings say already."""
+    return name.endswith("rotary_emb.inv_freq")
 
 
-def _tensors(folder: Path, files: list[str]) -> Iterator[tuple[str, str, Tensor]]:
-    """(name, file, tensor) of all files, each tensor read when it is asked for; the reader checks the header."""
-    for file in files:
-        path = str(folder / file)
-        try:
-            with safe_open(path, framework="pt", device="cpu") as reader:
-                for name in reader.keys():  # noqa: SIM118 - the reader is no mapping
-                    yield name, path, reader.get_tensor(name)
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{path}: not a readable safetensors file: {first_line(error)}") from None
-
-
-def _load_gguf(folder: Path, gguf_file: str, device: torch.device | str, dtype: torch.dtype) -> Decoder:
+def _load_gguf(folder: Path, gguf_file: str, device: torch.device | str, dtype: torch.dtype, max_positions: int) -> Decoder:
     """The decoder of a GGUF file, dequantised by transformers."""
     require_gguf(folder, gguf_file)
     from transformers import AutoModelForCausalLM, GgufConfig
@@ -252,8 +250,8 @@ def _load_gguf(folder: Path, gguf_file: str, device: torch.device | str, dtype: 
     except Exception as error:  # the readers of GGUF raise whatever they meet
         raise CheckpointError(f"{folder / gguf_file}: cannot be read as GGUF: {first_line(error)}") from None
     values = {k: v for k, v in theirs.config.to_dict().items() if not k.startswith("_") and k != "quantization_config"}
-    config = replace(_read_config(values, folder / gguf_file), source=values)
-    model = _empty(config, device, dtype)
+    model = _skeleton(_read_config(values, folder / gguf_file, max_positions), dtype)
+    _allocate(model, device)
     load_state(model, theirs.state_dict(), str(folder / gguf_file))
     return model
 

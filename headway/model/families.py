@@ -186,8 +186,7 @@ def _read(family: Family, settings: Settings, values: dict[str, Any], max_positi
     )
     if config.heads % config.kv_heads or config.head_dim % 2:
         raise CheckpointError(
-            f"config.json: head_dim {config.head_dim} must be even, "
-            f"and num_attention_heads {config.heads} a multiple of num_key_value_heads {config.kv_heads}"
+            f"head_dim {config.head_dim} must be even, and num_attention_heads {config.heads} a multiple of num_key_value_heads {config.kv_heads}"
         )
     return config
 

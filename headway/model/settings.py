@@ -14,7 +14,7 @@ from headway.errors import CheckpointError
 
 # The most that is believed: some twenty times what any model has, so that a size made up is refused before it is allocated.
 _MOST = {
-    "vocab_size": 1 << 23, "hidden_size": 1 << 18, "intermediate_size": 1 << 20, "num_hidden_layers": 4096,
+    "vocab_size": 1 << 23, "hidden_size": 1 << 18, "intermediate_size": 1 << 20, "num_hidden_layers": 1024,
     "num_attention_heads": 4096, "num_key_value_heads": 4096, "head_dim": 1 << 14,
 }  # fmt: skip
 _MOST_POSITIONS = 1 << 40
@@ -22,7 +22,7 @@ _MOST_POSITIONS = 1 << 40
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The values of a config.json of `family`, its defaults filled in; `where` stands before a key in errors ("rope_scaling.")."""
+    """The values of a config.json of `family`, its defaults filled in; `where` stands before keys in errors ("rope_scaling.")."""
 
     values: Mapping[str, Any]
     family: str
