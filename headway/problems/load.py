@@ -40,7 +40,8 @@ def load(source: SourceConfig, *, max_row_errors: int = 0, unanswered: list[str]
     """The problems of `source.data`, or `source.count` of them drawn by `source.seed` (all where there are fewer).
 
     With `source.answered_only` rows that name no answer are left out; the place of each is added to `unanswered`. Up to
-    `max_row_errors` broken rows are left out, each with a logged warning; one more raises DataError naming file, line and fault. DataError also for a missing or unreadable file, unknown columns, and an empty set.
+    `max_row_errors` broken rows are left out, each with a logged warning; one more raises DataError naming file, line and fault.
+    DataError also for a missing or unreadable file, unknown columns, and an empty set.
     """
     problems: list[Problem] = []
     num_broken = 0
