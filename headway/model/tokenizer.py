@@ -18,7 +18,8 @@ import json
 import re
 import sys
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -26,6 +27,7 @@ from typing import Any
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers.utils import logging
 
 from headway.errors import CheckpointError, ConfigError, DataError
 from headway.model.folder import first_line, read_object, resolve, write_object
@@ -84,7 +86,8 @@ class Tokenizer:
             require_gguf(path, gguf_file)
         more = {"gguf_file": gguf_file} if gguf_file else {}
         try:
-            wrapped = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False, local_files_only=True, **more)
+            with _without_advice():
+                wrapped = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False, local_files_only=True, **more)
         except Exception as error:  # the library raises whatever its parsers raise
             raise CheckpointError(f"{folder}: the tokenizer cannot be loaded: {first_line(error)}") from None
         return Tokenizer(wrapped, [] if gguf_file else _configured_stops(path), str(folder))
@@ -273,6 +276,17 @@ def require_gguf(folder: Path, gguf_file: str) -> None:
         import gguf  # noqa: F401
     except ImportError:
         raise CheckpointError(f"{gguf_file}: reading GGUF needs `pip install headway[gguf]`") from None
+
+
+@contextmanager
+def _without_advice() -> Iterator[None]:
+    """No warnings of transformers inside: to read a tokenizer it reads config.json, too, and advises on the model's settings."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def _copy(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:

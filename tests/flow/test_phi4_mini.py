@@ -52,7 +52,8 @@ def write_data(folder: Path) -> None:
     for i in range(170, 200):
         sets["openthoughts"].append(
             {"problem": question(i), "deepseek_reasoning": f"The last digit is {i % 10}.",
-             "deepseek_solution": f"\\boxed{{{i % 2}}}", "ground_truth_solution": f"It is $\\boxed{{{i % 2}}}$.", "domain": "math", "source": "made up"}
+             "deepseek_solution": f"\\boxed{{{i % 2}}}", "ground_truth_solution": f"It is $\\boxed{{{i % 2}}}$.",
+             "domain": "math", "source": "made up"}
         )  # fmt: skip
     code = {"problem": "Write a program that sorts.", "deepseek_reasoning": "Sort.", "deepseek_solution": "sorted(x)"}
     sets["openthoughts"].append(code | {"ground_truth_solution": None, "domain": "code", "source": "made up"})
