@@ -77,7 +77,7 @@ class ModelConfig(Section):
     mlp_width: int = Field(default=384, ge=8)
     vocabulary: int = Field(default=512, ge=64)  # at most; the tokenizer may need fewer
     rope_theta: float = Field(default=10_000.0, gt=0)
-    max_positions: int = Field(default=1024, ge=16)
+    max_positions: int = Field(default=0, ge=0)  # longest sequence; 0: all that the checkpoint has, 1,024 of a new decoder
 
 
 class EndpointConfig(Section):

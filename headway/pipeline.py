@@ -47,6 +47,7 @@ from headway.types import Problem, content_id
 from headway.verify.judge import Verifier
 from headway.verify.program import need_sandbox
 
+NEW_POSITIONS = 1024  # of a new decoder, where the recipe does not say
 START = "base"  # the name of the first measurement: the model that the recipe starts from
 
 _TRAIN: dict[str, Callable[[Workspace], Fitted]] = {
@@ -170,7 +171,8 @@ def _workspace(run: Run, store: Store, verifier: Verifier, tell: Tell) -> Worksp
     device = device_of(recipe)
     if source.checkpoint:
         tokenizer = Tokenizer.load(source.checkpoint, source.gguf_file)
-        model = load_decoder(source.checkpoint, gguf_file=source.gguf_file, device=device)
+        positions = source.max_positions
+        model = load_decoder(source.checkpoint, gguf_file=source.gguf_file, device=device, max_positions=positions)
         tokenizer.check_fits(model.config.vocab_size)
         _check_tokenizer(source.checkpoint, tokenizer)
     else:
@@ -220,7 +222,7 @@ def _shape(recipe: Recipe, vocabulary: int) -> DecoderConfig:
         head_dim=source.width // source.heads,
         mlp_width=source.mlp_width,
         rope_theta=source.rope_theta,
-        max_positions=source.max_positions,
+        max_positions=source.max_positions or NEW_POSITIONS,
     )
 
 

@@ -94,7 +94,7 @@ def write_start(folder: Path) -> None:
 def small(folder: Path) -> list[str]:
     """The `--set` values: local data, the small model, a few steps a stage at rates that teach it something."""
     values: dict[str, Any] = {f"problems.sources.{n}.data": folder / f"{name}.jsonl" for n, name in enumerate(_names())}
-    values |= {"name": "phi4-small", "threads": 1, "model.checkpoint": folder / "start", "problems.instruction": ""}
+    values |= {"name": "phi4-small", "threads": 1, "model.checkpoint": folder / "start", "model.max_positions": 384, "problems.instruction": ""}
     values |= {f"{stage}.checkpoint_seconds": 600 for stage in ("midtrain", "sft", "dpo", "rl")}
     values |= {"midtrain.seq_len": 256, "midtrain.batch_rows": 4, "midtrain.validate_every": 20, "midtrain.max_epochs": 12}
     values |= {"midtrain.optimizer.lr": 0.01, "sft.optimizer.lr": 0.01, "sft.max_tokens": 256, "sft.batch_examples": 16}
