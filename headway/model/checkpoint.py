@@ -122,11 +122,8 @@ def state_tensors(model: Decoder) -> dict[str, Tensor]:
     for number, module in enumerate(model.blocks):
         block, start = cast(Block, module), f"model.layers.{number}."
         tensors |= _attention_tensors(block, config, start + "self_attn.")
-        gate_up = (
-            {"gate_up_proj": 2 * config.mlp_width}
-            if config.is_fused
-            else dict.fromkeys(("gate_proj", "up_proj"), config.mlp_width)
-        )
+        mlp = config.mlp_width
+        gate_up = {"gate_up_proj": 2 * mlp} if config.is_fused else {"gate_proj": mlp, "up_proj": mlp}
         tensors |= _rows(block.gate_up, gate_up, start + "mlp.") | _rows(block.down, {"down_proj": config.width}, start + "mlp.")
         tensors |= {f"{start}{name}.weight": getattr(block, norm).weight for name, norm in _NORMS[config.norms].items()}
     tensors["model.norm.weight"] = cast(Tensor, model.norm.weight)
@@ -183,8 +180,11 @@ def _skeleton(config: DecoderConfig, dtype: torch.dtype) -> Decoder:
 
 
 def _allocate(model: Decoder, device: torch.device | str) -> None:
-    """Give a skeleton its memory, whose content is not set."""
-    model.to_empty(device=device)
+    """Give a skeleton its memory, whose content is not set. (`to_empty` does, too, but loads sympy for it.)"""
+    for name, weight in list(model.named_parameters()):
+        parent, _, leaf = name.rpartition(".")
+        empty = torch.empty(weight.shape, dtype=weight.dtype, device=device)
+        setattr(model.get_submodule(parent), leaf, nn.Parameter(empty))
     model.set_frequencies(device)
 
 
@@ -244,6 +244,7 @@ def _load_gguf(folder: Path, gguf_file: str, device: torch.device | str, dtype: 
                 str(folder),
                 gguf_file=gguf_file,
                 dtype=torch.float32,
+                trust_remote_code=False,
                 quantization_config=GgufConfig(dequantize=True),
                 local_files_only=True,
             )

@@ -160,6 +160,7 @@ def _read(family: Family, settings: Settings, values: dict[str, Any], max_positi
     ropes = _ropes(settings, layers)
     windows = _windows(family, settings, layers, ropes)
     is_gemma = settings.family == "gemma3_text"
+    fixed: dict[str, Any] = {"qkv_bias": settings.flag("attention_bias")} | family.settings
     config = DecoderConfig(
         vocab_size=settings.whole("vocab_size"),
         width=width,
@@ -182,12 +183,11 @@ def _read(family: Family, settings: Settings, values: dict[str, Any], max_positi
         activation=_ACTIVATIONS[activation],  # type: ignore[arg-type]
         source=dict(values),
         **read_ropes(settings, head_dim, positions),
-        **({"qkv_bias": settings.flag("attention_bias")} | family.settings),
+        **fixed,
     )
     if config.heads % config.kv_heads or config.head_dim % 2:
-        raise CheckpointError(
-            f"head_dim {config.head_dim} must be even, and num_attention_heads {config.heads} a multiple of num_key_value_heads {config.kv_heads}"
-        )
+        heads_and_groups = f"num_attention_heads {config.heads} a multiple of num_key_value_heads {config.kv_heads}"
+        raise CheckpointError(f"head_dim {config.head_dim} must be even, and {heads_and_groups}")
     return config
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from headway.errors import CheckpointError
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_MOST_BYTES = 16 << 20
 _PATTERNS = ["*.safetensors", "*.json", "*.jinja", "tokenizer*", "merges.txt", "vocab.txt", "README.md"]  # no pickle, no code
 
 
@@ -39,8 +40,10 @@ def resolve(name: str | Path, gguf_file: str = "") -> Path:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file. Raises CheckpointError naming the file where it is missing or no JSON object."""
+    """The JSON object in a file. Raises CheckpointError naming the file where it is missing, huge or no JSON object."""
     try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise CheckpointError(f"{path}: {path.stat().st_size} bytes are more than any model's settings ({_MOST_BYTES})")
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"{path.parent}: there is no {path.name}") from None

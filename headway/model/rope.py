@@ -30,7 +30,7 @@ from headway.model.config import DecoderConfig
 def frequencies(config: DecoderConfig, local: bool = False) -> Tensor:
     """The angular frequencies in radians a position, float32, one a pair of rotary dimensions; `local`: of `local_rope_theta`."""
     dims = int(config.head_dim * config.rotary_share)
-    exponent = torch.arange(0, dims, 2, dtype=torch.int64).float() / dims
+    exponent = torch.arange(0, dims, 2, dtype=torch.int64, device="cpu").float() / dims  # numbers even within a skeleton
     waves = (config.local_rope_theta if local else config.rope_theta) ** exponent
     kind = config.rope_scaling.get("rope_type", "")
     if local or not kind:
@@ -38,7 +38,8 @@ def frequencies(config: DecoderConfig, local: bool = False) -> Tensor:
     scaling = config.rope_scaling
     if kind == "longrope":
         is_long = config.max_positions > scaling["original_max_position_embeddings"]
-        return 1.0 / (torch.tensor(scaling["long_factor" if is_long else "short_factor"], dtype=torch.float32) * waves)
+        factors = torch.tensor(scaling["long_factor" if is_long else "short_factor"], dtype=torch.float32, device="cpu")
+        return 1.0 / (factors * waves)
     freq, factor = 1.0 / waves, float(scaling["factor"])
     if kind == "linear":
         return freq / factor

@@ -115,7 +115,8 @@ class Decoder(nn.Module):
     def __init__(self, config: DecoderConfig):
         super().__init__()
         self.config = config
-        self.embedding = nn.Embedding(config.vocab_size, config.width)
+        # not set (`initialise` or `checkpoint` does): to draw an embedding on "meta", torch loads its compiler, for a second
+        self.embedding = nn.Embedding.from_pretrained(torch.empty(config.vocab_size, config.width), freeze=False)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = Norm(config.width, config.norm_eps, config.norm_offset)
         self.output = None if config.tied else nn.Linear(config.width, config.vocab_size, bias=False)

@@ -6,6 +6,7 @@ not know what the tensors mean.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from headway.model.folder import first_line, read_object
 WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 _READ_AT_ONCE = 64 << 20
+_MOST_HEADER = 4 << 20  # some 40,000 tensors
 _IMAGES = ("vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector.")
 _TEXT = {"language_model.model.": "model.", "model.language_model.": "model.", "language_model.lm_head.": "lm_head."}
 
@@ -46,7 +48,7 @@ def weight_files(folder: Path) -> list[str]:
         if not isinstance(shards, dict) or not shards or not all(isinstance(s, str) for s in shards.values()):
             raise CheckpointError(f"{folder / _INDEX}: `weight_map` must say which file each tensor is in")
         for shard in shards.values():
-            if Path(shard).name != shard:
+            if Path(shard).name != shard or not shard.isprintable():
                 raise CheckpointError(f"{folder / _INDEX}: {shard!r} is not the name of a file beside it")
             if not (folder / shard).is_file():
                 raise CheckpointError(f"{folder}: there is no {shard}, which {_INDEX} names")
@@ -63,10 +65,35 @@ def read_headers(folder: Path, files: list[str]) -> Iterator[Header]:
     """What all files say they hold; the reader checks that each header is sound and describes every byte of its file."""
     for file in files:
         path = str(folder / file)
+        _check_size(path)
         with _reading(path) as reader:
+            _check_names(path)
             for name in reader.keys():  # noqa: SIM118 - the reader is no mapping
                 part = reader.get_slice(name)
-                yield Header(name, path, tuple(part.get_shape()), part.get_dtype(), name)
+                plain = name if name.isprintable() and len(name) < 200 else ascii(name[:60])
+                yield Header(plain, path, tuple(part.get_shape()), part.get_dtype(), name)
+
+
+def _check_size(path: str) -> None:
+    """Raise CheckpointError for a header that is larger than any model's, before it is read."""
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+    if length > _MOST_HEADER:
+        raise CheckpointError(f"{path}: not a readable safetensors file: its header would be of {length} bytes")
+
+
+def _check_names(path: str) -> None:
+    """Raise CheckpointError for a header that is sound but says a name twice: readers may differ on which of the two counts."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            names = [name for name, _ in pairs]
+            raise CheckpointError(f"{path}: tensor {next(n for n in names if names.count(n) > 1)[:200]!r} is there twice")
+        return found
+
+    with open(path, "rb") as file:
+        json.loads(file.read(int.from_bytes(file.read(8), "little")), object_pairs_hook=unique)
 
 
 def read_tensors(headers: Sequence[Header]) -> Iterator[tuple[str, str, Tensor]]:

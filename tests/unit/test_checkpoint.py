@@ -221,13 +221,19 @@ def test_a_damaged_config(text: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"model_type": "mamba"}, "model_type 'mamba' is not supported; supported are llama, smollm3, mistral, qwen2, qwen3, phi3, gemma3_text, olmo2"),
+        (
+            {"model_type": "mamba"},
+            "model_type 'mamba' is not supported; supported are llama, smollm3, mistral, qwen2, qwen3, phi3, gemma3_text, olmo2",
+        ),
         ({"hidden_act": "gelu"}, "hidden_act 'gelu' is not supported"),
         ({"auto_map": {"AutoModel": "evil.Model"}}, "runs no remote code"),
         ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "rope type 'yarn' is not supported"),
         ({"quantization_config": {"quant_method": "gptq"}}, "quantised weights are not supported"),
         ({"hidden_size": None}, "hidden_size of llama must be a whole number from 1 to 262144, not nothing"),
-        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "rope_scaling.low_freq_factor of llama must be a number above 0, not nothing"),
+        (
+            {"rope_scaling": {"rope_type": "llama3", "factor": 8.0}},
+            "rope_scaling.low_freq_factor of llama must be a number above 0, not nothing",
+        ),
         ({"vocab_size": "many"}, "vocab_size of llama must be a whole number from 1 to 8388608, not 'many'"),
         ({"num_attention_heads": 0}, "num_attention_heads of llama must be a whole number from 1 to 4096, not 0"),
         ({"intermediate_size": -4}, "intermediate_size of llama must be"),

@@ -32,6 +32,38 @@ def test_llama3_scaling_keeps_short_waves_and_stretches_long_ones() -> None:
     assert frequencies(config(4, 16.0, rope_scaling=LLAMA3)).tolist() == pytest.approx([1.0, expected])
 
 
+def test_linear_scaling_stretches_every_wave() -> None:
+    found = frequencies(config(4, 100.0, rope_scaling={"rope_type": "linear", "factor": 4.0}))
+    assert found.tolist() == pytest.approx([0.25, 0.025])
+
+
+def test_longrope_has_one_set_of_factors_for_all_sequences() -> None:
+    scaling = {
+        "rope_type": "longrope",
+        "original_max_position_embeddings": 100,
+        "short_factor": [1.0, 2.0],
+        "long_factor": [4.0, 50.0],
+        "attention_factor": 1.2,
+    }
+    # theta 100, d = 4: 1 and 0.1, each divided by its factor; which set is decided by max_positions, here 100 and 101
+    assert frequencies(config(4, 100.0, rope_scaling=scaling, max_positions=100)).tolist() == pytest.approx([1.0, 0.05])
+    assert frequencies(config(4, 100.0, rope_scaling=scaling, max_positions=101)).tolist() == pytest.approx([0.25, 0.002])
+    cos, sin = rotation(torch.tensor([0.5]), torch.tensor([2]), 1.2)
+    assert cos.flatten().tolist() == pytest.approx([1.2 * math.cos(1)] * 2)
+    assert sin.flatten().tolist() == pytest.approx([1.2 * math.sin(1)] * 2)
+
+
+def test_a_share_of_each_head_turns() -> None:
+    # three quarters of 8 dimensions are 6: f = theta^(-2i/6) = 1000^0, 1000^(-1/3), 1000^(-2/3); dimensions 6 and 7 pass
+    freq = frequencies(config(8, 1000.0, rotary_share=0.75))
+    assert freq.tolist() == pytest.approx([1.0, 0.1, 0.01])
+    x = torch.arange(8.0)[None, None]
+    turned = rotate(x, *rotation(freq, torch.tensor([1])))[0, 0]
+    assert turned[6:].tolist() == [6.0, 7.0]
+    # the pair (0, 3) of values (0, 3) turns by one radian: (-3 sin 1, 3 cos 1)
+    assert turned[[0, 3]].tolist() == pytest.approx([-3 * math.sin(1), 3 * math.cos(1)])
+
+
 def test_rotate_turns_the_pair_i_and_i_plus_half() -> None:
     # position 2, f = (1, 0.1): (x0, x2) turns by 2 radians, (x1, x3) by 0.2
     cos, sin = rotation(torch.tensor([1.0, 0.1]), torch.tensor([2]))

@@ -56,7 +56,7 @@ def test_logits_and_gradients_equal_transformers(variant: str, seed: int, tmp_pa
 @every_seed
 @every_variant
 def test_greedy_text_equals_transformers(variant: str, seed: int, tmp_path: Path) -> None:
-    """They generate token by token with a cache; by induction our greedy text is theirs if each of its tokens is our first choice."""
+    """They go token by token, with a cache; by induction our greedy text is theirs if each of its tokens is our first choice."""
     theirs, ours = both(variant, seed, tmp_path)
     prompt = torch.randint(2, ours.config.vocab_size, (5,), generator=torch.Generator().manual_seed(seed))
     with torch.no_grad():
