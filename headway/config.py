@@ -34,7 +34,11 @@ class SourceConfig(Section):
     seed: int = 0  # of a generated family, and of the draw when `count` is below the size
     last_number: bool = False  # a completion that marks no answer: its last formula or number counts (short-answer sets)
     base_only: bool = False  # only the base learns from these (elementary facts, say); the four stages never see them
-    solutions: bool = False  # import the solutions that the data carries (worked ones, other models' traces) as teacher rollouts
+    # import what the data carries as teacher rollouts: true, worked solutions and other models' traces; "traces", these alone
+    solutions: bool | Literal["traces"] = False
+    answered_only: bool = False  # rows that name no answer (proofs, code) are left out and counted; otherwise they are an error
+    traces_only: bool = False  # no problems of its own: its solutions are for the same questions of the other sources
+    strip: str = ""  # a text that is taken off the beginning or end of its questions, such as an instruction
 
     @property
     def label(self) -> str:
@@ -47,6 +51,10 @@ class SourceConfig(Section):
             raise ValueError("a source names either a `family` or a `data` set")
         if self.family and not self.count:
             raise ValueError("a generated family needs a `count`")
+        if self.family and (self.answered_only or self.traces_only or self.strip):
+            raise ValueError("`answered_only`, `traces_only` and `strip` are settings of a `data` set")
+        if self.traces_only and (not self.solutions or self.split is not Split.TRAIN or self.count):
+            raise ValueError("`traces_only` needs `solutions = true`, the split train, and no `count`")
         return self
 
 
@@ -69,7 +77,7 @@ class ModelConfig(Section):
     mlp_width: int = Field(default=384, ge=8)
     vocabulary: int = Field(default=512, ge=64)  # at most; the tokenizer may need fewer
     rope_theta: float = Field(default=10_000.0, gt=0)
-    max_positions: int = Field(default=1024, ge=16)
+    max_positions: int = Field(default=0, ge=0)  # longest sequence; 0: all that the checkpoint has, 1,024 of a new decoder
 
 
 class EndpointConfig(Section):

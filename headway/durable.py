@@ -24,6 +24,7 @@ from typing import Any
 from headway.errors import CheckpointError, RunError
 
 MANIFEST = "manifest.json"
+CARD = "README.md"  # for people: no manifest lists it, so that it may be written later and edited by hand
 _LEFTOVER = re.compile(r"^(?P<final>.+)\.tmp-(?P<who>[0-9]+|old)$")
 
 
@@ -166,6 +167,8 @@ def refusing(path: Path, size: int | None = None) -> Iterator[None]:
 def _seal(folder: Path, label: str) -> None:
     """Fsync all files of a folder, then write the manifest that makes it whole."""
     entries: dict[str, dict[str, Any]] = {}
+    if (folder / CARD).is_file():
+        _fsync(folder / CARD)
     for name, path in sorted(_files(folder).items()):
         _fsync(path)
         entries[name] = {"sha256": _sha256(path), "size": path.stat().st_size}
@@ -205,10 +208,11 @@ def _read_manifest(folder: Path) -> tuple[dict[str, dict[str, Any]], str]:
 
 
 def _files(folder: Path) -> dict[str, Path]:
-    """All files below `folder` by their name relative to it, with forward slashes; the manifest is not among them."""
+    """All files below `folder` by their name relative to it, with forward slashes, but for the manifest and the card."""
     paths = (Path(place, name) for place, _, names in os.walk(folder) for name in names)
     found = {path.relative_to(folder).as_posix(): path for path in paths}
     found.pop(MANIFEST, None)
+    found.pop(CARD, None)
     return found
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from headway.config import STAGES, ModelConfig, Recipe, TeacherConfig
-from headway.durable import MANIFEST
+from headway.durable import CARD, MANIFEST
 from headway.engine.engine import Engine
 from headway.errors import CheckpointError, ConfigError, RunError
 from headway.evaluate.benchmark import evaluate, score
@@ -29,6 +29,7 @@ from headway.model.transformer import Decoder, initialise
 from headway.problems.clean import OVERLAP
 from headway.problems.gather import gather, removals_record
 from headway.problems.likeness.overlap import Removal
+from headway.report.card import model_card, write_cards
 from headway.report.page import write_page
 from headway.runs import Run, check_folder, write_folder_atomic
 from headway.sample import Sampler
@@ -46,6 +47,7 @@ from headway.types import Problem, content_id
 from headway.verify.judge import Verifier
 from headway.verify.program import need_sandbox
 
+NEW_POSITIONS = 1024  # of a new decoder, where the recipe does not say
 START = "base"  # the name of the first measurement: the model that the recipe starts from
 
 _TRAIN: dict[str, Callable[[Workspace], Fitted]] = {
@@ -93,8 +95,10 @@ def run_recipe(
                 continue
             _stage(work, stage, previous, heldout)
             _results(run)
+            write_cards(run.folder)
             on_stage(run)
         _results(run)
+        write_cards(run.folder)
         write_page(run.folder)
         return run.folder
 
@@ -167,7 +171,8 @@ def _workspace(run: Run, store: Store, verifier: Verifier, tell: Tell) -> Worksp
     device = device_of(recipe)
     if source.checkpoint:
         tokenizer = Tokenizer.load(source.checkpoint, source.gguf_file)
-        model = load_decoder(source.checkpoint, gguf_file=source.gguf_file, device=device)
+        positions = source.max_positions
+        model = load_decoder(source.checkpoint, gguf_file=source.gguf_file, device=device, max_positions=positions)
         tokenizer.check_fits(model.config.vocab_size)
         _check_tokenizer(source.checkpoint, tokenizer)
     else:
@@ -217,7 +222,7 @@ def _shape(recipe: Recipe, vocabulary: int) -> DecoderConfig:
         head_dim=source.width // source.heads,
         mlp_width=source.mlp_width,
         rope_theta=source.rope_theta,
-        max_positions=source.max_positions,
+        max_positions=source.max_positions or NEW_POSITIONS,
     )
 
 
@@ -253,7 +258,9 @@ def _train(work: Workspace, stage: str) -> dict[str, Any]:
     fitted = _TRAIN[stage](work)
     numbers = {"train_tokens": fitted.train_tokens, "steps": fitted.steps, **fitted.notes}
     with points.save_final() as folder:
-        save_decoder(work.model, folder, work.tokenizer, {"trained": numbers, "tokenizer": work.tokenizer.fingerprint})
+        extra = {"trained": numbers, "tokenizer": work.tokenizer.fingerprint, "instruction": work.recipe.problems.instruction}
+        save_decoder(work.model, folder, work.tokenizer, extra)
+        (folder / CARD).write_text(model_card(work.run.folder, stage, folder), encoding="utf-8")
     return numbers
 
 

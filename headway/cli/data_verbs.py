@@ -11,8 +11,8 @@ from typing import Annotated
 
 import typer
 
-from headway.cli.folders import store_folder
-from headway.cli.options import JsonOption, RunOption, StoreArgument, app
+from headway.cli.folders import checkpoint_folder, store_folder
+from headway.cli.options import CheckpointArgument, JsonOption, RunOption, StoreArgument, app
 
 
 @app.command()
@@ -127,7 +127,7 @@ def sample(
 
 @app.command()
 def serve(
-    checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="A Hugging Face folder or a hub name.")],
+    checkpoint: CheckpointArgument,
     host: Annotated[str, typer.Option("--host", help="The address; another than this machine's own needs a key.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65_535, help="0: a free one.")] = 8000,
     name: Annotated[str, typer.Option("--name", help="What requests call the model; default: the folder's name.")] = "",
@@ -139,4 +139,14 @@ def serve(
     """Serve a checkpoint behind OpenAI's interface, on this machine."""
     from headway.serve.run import serve
 
-    serve(checkpoint, host, port, name, key_env, is_open, slots, queue, lambda note: print(note, file=sys.stderr, flush=True))
+    serve(
+        checkpoint_folder(checkpoint),
+        host,
+        port,
+        name,
+        key_env,
+        is_open,
+        slots,
+        queue,
+        lambda note: print(note, file=sys.stderr, flush=True),
+    )

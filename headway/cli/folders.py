@@ -1,4 +1,4 @@
-"""Which folder is meant by --run NAME or STORE.
+"""Which folder is meant by --run NAME, STORE or CHECKPOINT.
 
 It does not know what lies in them.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from headway.config import STAGES
 from headway.errors import RunError
 
 
@@ -40,3 +41,26 @@ def run_folder(run: str) -> Path:
         names = ", ".join(path.name for path in found) or "none so far"
         raise RunError(f"say which run with --run NAME (under runs/: {names})")
     return found[0]
+
+
+def checkpoint_folder(name: str) -> str:
+    """What CHECKPOINT means: a checkpoint's folder; a run, or RUN/STAGE, by folder or name; else a hub name, as it stands.
+
+    Of a run it is the last stage's weights, RUN/STAGE is those of one stage. RunError where the run has none yet.
+    """
+    folder = Path(name)
+    if (folder / "config.json").is_file():
+        return name
+    for run in (folder, Path("runs", name)):
+        if (run / "recipe.json").is_file():
+            finals = [final for stage in STAGES if (final := run / "checkpoints" / stage / "final").is_dir()]
+            if not finals:
+                raise RunError(f"{run} has no finished stage yet, so no checkpoint")
+            return str(finals[-1])
+    for run in (folder.parent, Path("runs") / folder.parent):
+        if folder.name in STAGES and (run / "recipe.json").is_file():
+            final = run / "checkpoints" / folder.name / "final"
+            if not final.is_dir():
+                raise RunError(f"{run}: the stage {folder.name} has no finished weights")
+            return str(final)
+    return name

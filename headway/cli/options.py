@@ -25,4 +25,7 @@ SetOption = Annotated[
 ]
 RootOption = Annotated[Path, typer.Option("--root", help="The folder that runs are kept in.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+CheckpointArgument = Annotated[
+    str, typer.Argument(metavar="CHECKPOINT", help="A Hugging Face folder, a run or RUN/STAGE, or a hub name.")
+]
 StoreArgument = Annotated[str, typer.Argument(metavar="STORE", help="A folder of tables, or a run.")]

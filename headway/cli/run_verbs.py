@@ -10,8 +10,8 @@ from typing import Annotated
 
 import typer
 
-from headway.cli.folders import run_folder, store_of
-from headway.cli.options import JsonOption, RecipeArgument, RootOption, RunOption, SetOption, app
+from headway.cli.folders import checkpoint_folder, run_folder, store_of
+from headway.cli.options import CheckpointArgument, JsonOption, RecipeArgument, RootOption, RunOption, SetOption, app
 
 
 @app.command()
@@ -46,7 +46,7 @@ _stage_verb("rl", "Stage 4 alone: reinforcement learning with verifiable rewards
 
 @app.command("eval")
 def evaluate(
-    checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="A Hugging Face folder or a hub name.")],
+    checkpoint: CheckpointArgument,
     recipe: RecipeArgument,
     overrides: SetOption = None,
     root: RootOption = Path("runs"),
@@ -55,7 +55,7 @@ def evaluate(
     """Measure any checkpoint on a recipe's held-out problems."""
     from headway import verbs
 
-    verbs.evaluate(checkpoint, recipe, overrides or [], root, as_json)
+    verbs.evaluate(checkpoint_folder(checkpoint), recipe, overrides or [], root, as_json)
 
 
 @app.command()

@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from headway.engine.cache import BLOCK, BlockCache, Pool, Strand
-from headway.model.kernel import MOST_DIM, MOST_GROUP, Blocks, Kernel, kernel
 from headway.model.attention import attend, lay_out
+from headway.model.kernel import MOST_DIM, MOST_GROUP, Blocks, Kernel, kernel
 
 _WITHIN = np.arange(BLOCK)
 

@@ -14,7 +14,7 @@ from headway.errors import CheckpointError
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _MOST_BYTES = 16 << 20
-_PATTERNS = ["*.safetensors", "*.json", "*.jinja", "tokenizer*", "merges.txt", "vocab.txt"]  # no pickle, no code
+_PATTERNS = ["*.safetensors", "*.json", "*.jinja", "tokenizer*", "merges.txt", "vocab.txt", "README.md"]  # no pickle, no code
 
 
 def resolve(name: str | Path, gguf_file: str = "") -> Path:

@@ -29,7 +29,7 @@ MOST_DIM, MOST_GROUP = 256, 64  # as in kernel.c
 
 
 class _Table(ctypes.Structure):
-    _fields_ = [  # noqa: RUF012  (ctypes asks for a list)
+    _fields_ = [
         ("blocks", ctypes.c_void_p),
         ("starts", ctypes.c_void_p),
         ("lengths", ctypes.c_void_p),

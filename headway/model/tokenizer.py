@@ -18,7 +18,8 @@ import json
 import re
 import sys
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -26,6 +27,7 @@ from typing import Any
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers.utils import logging
 
 from headway.errors import CheckpointError, ConfigError, DataError
 from headway.model.folder import first_line, read_object, resolve, write_object
@@ -51,7 +53,8 @@ class Tokenizer:
     """A byte-level (or any fast) tokenizer with its template. Make one with `load` or `train`.
 
     `stop_id` is the token to train on: what the template ends an assistant's turn with. `stop_ids` are all tokens that
-    end a completion. `size` counts the vocabulary with added tokens (a model's embedding may have more rows).
+    end a completion. `size` is one more than the highest token id, added tokens with the others: how many embedding rows a
+    model needs at least. It is no count: Phi-4's ids have gaps before `<|end|>`, its turn's end.
     """
 
     def __init__(self, wrapped: Any, more_stop_ids: Sequence[int] = (), origin: str = "tokenizer"):
@@ -62,7 +65,7 @@ class Tokenizer:
         self._parsing = _copy(backend)  # names of special tokens are the tokens: for what the template wrote
         self._literal = _copy(backend)  # they are text: for what people and models wrote
         self._literal.encode_special_tokens = True
-        self.size = backend.get_vocab_size(with_added_tokens=True)
+        self.size = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
         specials = [t.content for t in backend.get_added_tokens_decoder().values() if t.special]
         self._special = re.compile("|".join(map(re.escape, sorted(specials, key=len, reverse=True))) or r"(?!)")
         if isinstance(self._template, str) and len(self._template) > _MAX_TEMPLATE:
@@ -83,7 +86,8 @@ class Tokenizer:
             require_gguf(path, gguf_file)
         more = {"gguf_file": gguf_file} if gguf_file else {}
         try:
-            wrapped = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False, local_files_only=True, **more)
+            with _without_advice():
+                wrapped = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False, local_files_only=True, **more)
         except Exception as error:  # the library raises whatever its parsers raise
             raise CheckpointError(f"{folder}: the tokenizer cannot be loaded: {first_line(error)}") from None
         return Tokenizer(wrapped, [] if gguf_file else _configured_stops(path), str(folder))
@@ -170,6 +174,26 @@ class Tokenizer:
         return self._render(messages)
 
     @property
+    def opens_thinking(self) -> bool:
+        """Whether the template begins the assistant's turn inside `<think>`, so that a completion starts as a thought."""
+        return self._template is not None and self._shows([{"role": "user", "content": "x"}]).rstrip().endswith("<think>")
+
+    @property
+    def drops_thinking(self) -> bool:
+        """Whether the template leaves the thoughts of earlier turns out of a prompt, as DeepSeek-R1's and Qwen3's do."""
+        if self._template is None:
+            return False
+        turns = [("user", "x"), ("assistant", f"<think>\n{_SENTINEL}\n</think>\n\ny"), ("user", "z")]
+        return _SENTINEL not in self._shows([{"role": role, "content": content} for role, content in turns])
+
+    def _shows(self, messages: Messages) -> str:
+        """The text of a conversation; all contents where the template refuses it, so that nothing seems left out."""
+        try:
+            return self._render(messages)
+        except CheckpointError:
+            return "".join(message["content"] for message in messages)
+
+    @property
     def stop_text(self) -> str:
         """The stop token's own name, as in "<|im_end|>"."""
         return self._parsing.id_to_token(self.stop_id) or ""
@@ -252,6 +276,17 @@ def require_gguf(folder: Path, gguf_file: str) -> None:
         import gguf  # noqa: F401
     except ImportError:
         raise CheckpointError(f"{gguf_file}: reading GGUF needs `pip install headway[gguf]`") from None
+
+
+@contextmanager
+def _without_advice() -> Iterator[None]:
+    """No warnings of transformers inside: to read a tokenizer it reads config.json, too, and advises on the model's settings."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def _copy(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:

@@ -41,7 +41,10 @@ def gather(
     `load` and `generate` raise; ConfigError for gsm_symbolic beside GSM8K; DataError, with the funnels, where nothing, nothing
     held out, or of the training sources nothing is left.
     """
-    problems = {split: [p for s in config.sources if s.split is split for p in _read(s)] for split in _ORDER}
+    unanswered: list[str] = []
+    sources = [source for source in config.sources if not source.traces_only]
+    problems = {split: [p for s in sources if s.split is split for p in _read(s, unanswered)] for split in _ORDER}
+    num_read = sum(map(len, problems.values()))
     _check_gsm_symbolic(config.sources, problems[Split.HELDOUT])
     heldout, heldout_duplicates = deduplicate(problems[Split.HELDOUT])
     rest, duplicates = deduplicate(problems[Split.VALIDATION] + problems[Split.TRAIN])
@@ -50,12 +53,15 @@ def gather(
     admitted, references = check_references(heldout + clean, verifies)
     heldout_duplicates = replace(heldout_duplicates, name="held-out duplicates")
     funnels = [heldout_duplicates, duplicates, overlap, references]
+    if unanswered:
+        lost = {"names no answer": len(unanswered)}
+        funnels.insert(0, Funnel("answers", num_read + len(unanswered), num_read, lost))
     told = "; ".join(str(funnel) for funnel in funnels)
     if not admitted:
         raise DataError(f"no problem is left ({told})")
     if not any(problem.split is Split.HELDOUT for problem in admitted):
         raise DataError(f"no held-out problem is left to evaluate on: give a source with split = 'heldout' ({told})")
-    wants_training = any(source.split is Split.TRAIN for source in config.sources)
+    wants_training = any(source.split is Split.TRAIN for source in sources)
     if wants_training and not any(problem.split is Split.TRAIN for problem in admitted):
         raise DataError(f"no training problem is left ({told})")
     return sorted(admitted, key=lambda problem: content_id("gather", seed, problem.id)), funnels
@@ -77,8 +83,8 @@ def removals_record(removals: Sequence[Removal], limit: int = REMOVALS) -> dict[
     return {"num_removals": len(removals), "removals": shown}
 
 
-def _read(source: SourceConfig) -> list[Problem]:
-    return generate(source) if source.family else load(source)
+def _read(source: SourceConfig, unanswered: list[str]) -> list[Problem]:
+    return generate(source) if source.family else load(source, unanswered=unanswered)
 
 
 def _check_gsm_symbolic(sources: Sequence[SourceConfig], heldout: Sequence[Problem]) -> None:

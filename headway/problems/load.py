@@ -23,7 +23,7 @@ from typing import Any
 
 from headway.config import SourceConfig
 from headway.errors import DataError
-from headway.problems.columns import COLUMNS, Convention, Row, RowError, read_row, recognise
+from headway.problems.columns import COLUMNS, Convention, NoReference, Row, RowError, read_row, recognise
 from headway.types import Problem, content_id
 
 LARGEST_ROW = 1_000_000  # bytes of one JSON row: longer ones are damaged files, not problems
@@ -36,11 +36,12 @@ _log = logging.getLogger(__name__)
 RowOrError = Mapping[str, Any] | RowError
 
 
-def load(source: SourceConfig, *, max_row_errors: int = 0) -> list[Problem]:
+def load(source: SourceConfig, *, max_row_errors: int = 0, unanswered: list[str] | None = None) -> list[Problem]:
     """The problems of `source.data`, or `source.count` of them drawn by `source.seed` (all where there are fewer).
 
-    Up to `max_row_errors` broken rows are left out, each with a logged warning; one more raises DataError naming
-    file, line and fault. DataError also for a missing or unreadable file, unknown columns, and an empty set.
+    With `source.answered_only` rows that name no answer are left out; the place of each is added to `unanswered`. Up to
+    `max_row_errors` broken rows are left out, each with a logged warning; one more raises DataError naming file, line and fault.
+    DataError also for a missing or unreadable file, unknown columns, and an empty set.
     """
     problems: list[Problem] = []
     num_broken = 0
@@ -53,6 +54,10 @@ def load(source: SourceConfig, *, max_row_errors: int = 0) -> list[Problem]:
                 convention = convention or recognise(row)
                 problems.append(problem_of(read_row(row, convention), convention, source))
             except RowError as error:
+                if source.answered_only and isinstance(error, NoReference):
+                    if unanswered is not None:
+                        unanswered.append(f"{origin}, {unit} {number}")
+                    continue
                 num_broken += 1
                 message = f"{origin}, {unit} {number}: {error}"
                 if num_broken > max_row_errors:
@@ -70,13 +75,25 @@ def problem_of(read: Row, convention: Convention, source: SourceConfig) -> Probl
     return Problem.make(
         source.label,
         read.family or convention.family or source.label,
-        read.question,
+        stripped(read.question, source.strip),
         read.reference,
         source.split,
         difficulty=read.difficulty,
         solution=read.solution,
         metadata=asking(read.metadata, source),
     )
+
+
+def stripped(question: str, text: str) -> str:
+    """A question without `text` at its beginning and end; as it was where nothing else would be left.
+
+    >>> stripped("Box it. 2 + 2?", "Box it.")
+    '2 + 2?'
+    """
+    rest = question.strip()
+    if text.strip():
+        rest = rest.removeprefix(text.strip()).removesuffix(text.strip()).strip()
+    return rest or question
 
 
 def asking(metadata: str, source: SourceConfig) -> str:

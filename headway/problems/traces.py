@@ -136,8 +136,17 @@ def _text(row: Mapping[str, Any], author: Author, value: Any, index: int) -> Any
     """The trace as one text: thought, then solution."""
     thought = _thought(row, author, index)
     if not thought or not isinstance(value, str):
-        return value.strip() if isinstance(value, str) else value
+        return _with_usual_marks(value.strip()) if isinstance(value, str) else value
     return f"<think>\n{thought}\n</think>\n\n{value.strip()}"
+
+
+def _with_usual_marks(text: str) -> str:
+    """Sky-T1's marks, which Bespoke-Stratos and OpenThoughts have, as the `<think>` of everybody else."""
+    if not text.startswith("<|begin_of_thought|>"):
+        return text
+    thought, _, rest = text.removeprefix("<|begin_of_thought|>").partition("<|end_of_thought|>")
+    solution = rest.strip().removeprefix("<|begin_of_solution|>").removesuffix("<|end_of_solution|>")
+    return f"<think>\n{thought.strip()}\n</think>\n\n{solution.strip()}" if solution.strip() else text
 
 
 def _thought(row: Mapping[str, Any], author: Author, index: int) -> str:

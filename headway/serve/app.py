@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from typing import Any
 
 from starlette.applications import Starlette
@@ -125,7 +125,7 @@ class Service:
             job = self.batcher.submit(asked, wants_tokens=wanted.stream or bool(wanted.stops))
         except Busy:
             raise Refusal("too many requests are waiting", status=429, code="queue_full") from None
-        answer = Answering(job, wanted, self.tokenizer.decode, self.batcher)
+        answer = Answering(job, wanted, self.tokenizer.decode, self.batcher, self.tokenizer.stop_ids)
         shape = Shape(kind, self.name, lambda token: self.tokenizer.decode([token]))
         if wanted.stream:
             return StreamingResponse(_stream(answer, shape, wanted, len(prompt)), media_type="text/event-stream")
@@ -145,10 +145,10 @@ class Service:
 
 
 class Answering:
-    """The samples of one job as their tokens come: text, log-probs and ends."""
+    """The samples of one job as their tokens come: text, log-probs and ends. `ends` are the stop tokens, which are no text."""
 
-    def __init__(self, job: Job, wanted: Wanted, decode: Callable[..., str], batcher: Batcher):
-        self._job, self._batcher, self._decode = job, batcher, decode
+    def __init__(self, job: Job, wanted: Wanted, decode: Callable[..., str], batcher: Batcher, ends: Collection[int]):
+        self._job, self._batcher, self._decode, self._ends = job, batcher, decode, ends
         self.samples = [Sample(index) for index in range(wanted.n)]
         self._wordings = [Wording(decode, wanted.stops) for _ in range(wanted.n)]
 
@@ -179,7 +179,7 @@ class Answering:
         sample.tokens.append(drawn.token)
         sample.logprobs.append(drawn.logprob)
         wording = self._wordings[sample.index]
-        text = wording.add(drawn.token)
+        text = "" if drawn.token in self._ends else wording.add(drawn.token)  # not every stop token is a special one
         sample.text += text
         if wording.is_stopped:
             sample.finish = "stop"
@@ -191,7 +191,7 @@ class Answering:
         completion = ended.completion
         if not self._job.wants_tokens:
             sample.tokens, sample.logprobs = list(completion.token_ids), list(completion.logprobs)
-            text = self._decode(completion.token_ids)
+            text = self._decode([token for token in completion.token_ids if token not in self._ends])
         else:
             text = self._wordings[sample.index].finish()
         sample.text += text

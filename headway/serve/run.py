@@ -48,20 +48,13 @@ def serve(checkpoint: str, host: str, port: int, name: str, key_env: str, is_ope
 
 def load_service(checkpoint: str, name: str, slots: int, most: int, key: str, hosts: frozenset[str]) -> Any:
     """A checkpoint as a service, its engine's thread running: `Service.batcher.close()` ends that."""
-    import torch
-
-    from headway.engine.engine import Engine
-    from headway.model.checkpoint import load_decoder
-    from headway.model.tokenizer import Tokenizer
     from headway.serve.app import Service
     from headway.serve.batcher import Batcher
+    from headway.serve.loading import load_engine
 
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1))
-    tokenizer = Tokenizer.load(checkpoint)
-    model = load_decoder(checkpoint, device="cuda" if torch.cuda.is_available() else "cpu")
-    tokenizer.check_fits(model.config.vocab_size)
-    batcher = Batcher(Engine(model, tokenizer.stop_ids), slots, most)
-    return Service(name or Path(checkpoint).name, tokenizer, model.config.max_positions, batcher, hosts, key)
+    tokenizer, engine = load_engine(checkpoint)
+    batcher = Batcher(engine, slots, most)
+    return Service(name or Path(checkpoint).name, tokenizer, engine.model.config.max_positions, batcher, hosts, key)
 
 
 def _key(key_env: str) -> str:

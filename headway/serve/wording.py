@@ -49,11 +49,11 @@ class Wording:
         if found:
             self.is_stopped, self._held = True, ""
             return text[: min(found)]
-        keep = 0 if is_last else max((_overlap(text, stop) for stop in self._stops), default=0)
+        keep = 0 if is_last else max((overlap(text, stop) for stop in self._stops), default=0)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]
 
 
-def _overlap(text: str, stop: str) -> int:
+def overlap(text: str, stop: str) -> int:
     """The length of the longest end of `text` that begins `stop`, without being all of it."""
     return next((size for size in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:size])), 0)

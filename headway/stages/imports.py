@@ -22,11 +22,11 @@ from headway.errors import DataError
 from headway.lock import FolderLock
 from headway.problems.clean import decontaminate
 from headway.problems.columns import Convention, NoReference, Row, RowError, read_question, read_row, recognise
-from headway.problems.load import RowOrError, count_rows, numbered_rows, problem_of
+from headway.problems.load import RowOrError, count_rows, numbered_rows, problem_of, stripped
 from headway.problems.traces import TRACE_COLUMNS, Trace, read_traces
 from headway.stages.import_record import Imported, Record
 from headway.store.store import Store
-from headway.types import Outcome, Problem, Rollout, Split, StopReason
+from headway.types import Funnel, Outcome, Problem, Rollout, Split, StopReason
 from headway.verify.judge import VERIFIER, Verifier
 
 BATCH_ROWS = 5_000
@@ -114,24 +114,21 @@ def rollout_of(problem: Problem, trace: Trace, source: str) -> Rollout:
     return Rollout.make(problem.id, SAMPLER, 0, trace.index, trace.policy(source), trace.text, stop_reason=stop)
 
 
-def import_traces(source: SourceConfig, problems: Mapping[str, Problem], store: Store, verifier: Verifier, tell: Tell) -> int:
+def import_traces(
+    source: SourceConfig, problems: Mapping[str, Problem], store: Store, verifier: Verifier, tell: Tell
+) -> tuple[int, Funnel]:
     """What a recipe's source carries beside its worked solutions, for those `problems` (by id) that the run has.
 
-    Returns how many rollouts. The source's rows were all read before, for the problems, so none of them is broken.
+    Returns how many rollouts, and what became of the rows. Those of a source with problems were all read before, so none of them
+    is broken.
     """
-    conventions: dict[str, Convention] = {}
+    finds = _Finder(source, problems)
     seen: set[str] = set()
     for first, rows in _batches(source, 0):
         made: dict[str, Rollout] = {}
         for place, row in rows:
-            if isinstance(row, RowError):
-                continue
-            file = place.rpartition(", ")[0]
-            if file not in conventions:
-                conventions[file] = recognise(row)
-            read = read_row(row, conventions[file])
-            problem = problems.get(problem_of(read, conventions[file], source).id)
-            for trace in read_traces(row, read)[0] if problem else ():
+            problem, read = finds.problem(place, row)
+            for trace in read_traces(row, read)[0] if problem and not isinstance(row, RowError) else ():
                 if problem and trace.author:
                     rollout = rollout_of(problem, trace, source.label)
                     if rollout.id not in seen:
@@ -142,7 +139,49 @@ def import_traces(source: SourceConfig, problems: Mapping[str, Problem], store: 
             store.add_verdicts(verifier.verdicts([(problems[rollout.problem_id], rollout) for rollout in made.values()]), name)
         seen |= made.keys()
         tell("teacher", first + len(rows), first + len(rows), {"rollouts": len(seen)})
-    return len(seen)
+    return len(seen), finds.funnel
+
+
+class _Finder:
+    """Which of a run's problems a row asks; of a source of traces alone, the one with the same question."""
+
+    def __init__(self, source: SourceConfig, problems: Mapping[str, Problem]):
+        self._source, self._problems = source, problems
+        self._conventions: dict[str, Convention] = {}
+        self._by_question: dict[str, Problem | None] = {}
+        for problem in problems.values() if source.traces_only else ():  # a question with several answers is nobody's
+            self._by_question[problem.question] = None if problem.question in self._by_question else problem
+        self._bins = Counter[str]()
+
+    @property
+    def funnel(self) -> Funnel:
+        """What became of the rows so far."""
+        dropped = {reason: count for reason, count in self._bins.items() if reason}
+        return Funnel(f"rows of {self._source.label}", sum(self._bins.values()), self._bins[""], dropped)
+
+    def problem(self, place: str, row: RowOrError) -> tuple[Problem | None, Row | None]:
+        """The problem, None where the run has it not, and the row as it was read, None where it names no answer."""
+        problem, read, reason = None, None, "broken row"
+        if not isinstance(row, RowError):
+            try:
+                problem, read = self._read(place, row)
+                reason = "" if problem else "the run has no such problem"
+            except NoReference:  # left out with the problems
+                reason = "names no answer"
+            except RowError:
+                if not self._source.traces_only:
+                    raise
+        self._bins[reason] += 1
+        return problem, read
+
+    def _read(self, place: str, row: Mapping[str, Any]) -> tuple[Problem | None, Row | None]:
+        if self._source.traces_only:
+            return self._by_question.get(stripped(read_question(row), self._source.strip)), None
+        file = place.rpartition(", ")[0]
+        if file not in self._conventions:
+            self._conventions[file] = recognise(row)
+        read = read_row(row, self._conventions[file])
+        return self._problems.get(problem_of(read, self._conventions[file], self._source).id), read
 
 
 class _Import:
@@ -226,10 +265,7 @@ class _Import:
         return self._conventions[file]
 
     def _stripped(self, question: str) -> str:
-        text = question.strip()
-        if self._strip:
-            text = text.removeprefix(self._strip).removesuffix(self._strip).strip()
-        return text or question
+        return stripped(question, self._strip)
 
     def _drop(self, reason: str, row: Mapping[str, Any], read: Row | None, bins: dict[str, Counter[str]]) -> None:
         traces, dropped = read_traces(row, read)

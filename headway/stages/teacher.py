@@ -13,7 +13,7 @@ from headway.errors import ConfigError, RunError
 from headway.problems.worked import SOLVERS, solve_all
 from headway.sample import Plan
 from headway.stages.imports import import_traces
-from headway.stages.workspace import Workspace
+from headway.stages.workspace import Workspace, frozen
 from headway.store.queries import training_problems
 from headway.teacher.sampling import sample_teacher
 from headway.types import Problem, Rollout, StopReason
@@ -38,7 +38,10 @@ def teach(work: Workspace, verifier: Verifier) -> None:
     traces = 0
     for source in recipe.problems.sources:
         if source.solutions and source.data:
-            traces += import_traces(source, by_id, work.store, verifier, work.tell)
+            count, funnel = import_traces(source, by_id, work.store, verifier, work.tell)
+            traces += count
+            if source.traces_only:
+                run.freeze(f"traces-{source.label}", frozen(funnel, [], {}))
     own = recipe.teacher
     if own.own_rollouts and own.own_problems:
         plan = Plan("teacher", 0, f"{recipe.name}/start", 1.0, 1.0, recipe.evaluate.max_tokens)
@@ -81,7 +84,7 @@ def _scripted(problems: list[Problem], recipe: Recipe) -> list[Rollout]:
 
 def _importing(recipe: Recipe) -> set[str]:
     """Names of the sources whose own solutions are wanted."""
-    return {source.label for source in recipe.problems.sources if source.solutions}
+    return {source.label for source in recipe.problems.sources if source.solutions is True}
 
 
 def _import(problem: Problem) -> Rollout:

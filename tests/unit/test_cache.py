@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 
 from headway.engine.cache import BLOCK, BlockCache, Strand, blocks_of, bytes_per_position
-from headway.model.kernel import kernel
 from headway.engine.paged import CompiledDecoding, Decoding, Filling
 from headway.errors import EngineError
 from headway.model.config import DecoderConfig
+from headway.model.kernel import kernel
 
 CPU = torch.device("cpu")
 

@@ -128,3 +128,39 @@ def test_gsm8k_with_its_test_set_and_the_benchmarks():
     leaky = [*sources, SourceConfig(data=str(SHARED / "eval" / "gsm8k_test.jsonl"), count=100)]
     assert gather(config(*leaky), always, seed=0)[1][2].dropped["equals a held-out question"] == 100
     assert funnels[2].dropped == {"equals a held-out question": 0, "near a held-out question": 0}
+
+
+def test_rows_that_name_no_answer_are_an_error_or_are_left_out_and_counted(tmp_path):
+    train = file(tmp_path / "t.jsonl", ("1+1?", 2), ("prove it", None), ("1+2?", 3), ("show it", " "))
+    heldout = file(tmp_path / "h.jsonl", ("1+4?", 5), split="heldout")
+    with pytest.raises(DataError, match=r"t.jsonl, line 2: column 'answer' should hold a number or a text, not null"):
+        gather(config(train, heldout), always, seed=0)
+    problems, funnels = gather(config(train.model_copy(update={"answered_only": True}), heldout), always, seed=0)
+    assert {p.question for p in problems} == {"1+1?", "1+2?", "1+4?"}
+    assert (funnels[0].name, funnels[0].considered, funnels[0].kept) == ("answers", 5, 3)
+    assert funnels[0].dropped == {"names no answer": 2}
+    broken = tmp_path / "b.jsonl"
+    broken.write_text(json.dumps({"question": "1+1?", "answer": 2}) + "\n" + json.dumps({"question": 3, "answer": 2}) + "\n")
+    with pytest.raises(DataError, match="line 2: column 'question' should hold a text"):  # broken in another way
+        gather(config(SourceConfig(data=str(broken), answered_only=True), heldout), always, seed=0)
+
+
+def test_a_source_of_traces_alone_gives_no_problem_and_an_instruction_comes_off(tmp_path):
+    train = file(tmp_path / "t.jsonl", ("Box it. 1+1?", 2), ("1+2? Box it.", 3), ("Box it.", 4), strip="Box it.")
+    heldout = file(tmp_path / "h.jsonl", ("1+4?", 5), split="heldout")
+    traces = SourceConfig(data=str(tmp_path / "nowhere.jsonl"), solutions=True, traces_only=True)
+    problems, _ = gather(config(train, traces, heldout), always, seed=0)
+    assert {p.question for p in problems} == {"1+1?", "1+2?", "Box it.", "1+4?"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"family": "chain_sum", "count": 3, "strip": "x"}, "settings of a `data` set"),
+        ({"data": "a.jsonl", "traces_only": True}, "`traces_only` needs `solutions = true`"),
+        ({"data": "a.jsonl", "traces_only": True, "solutions": True, "split": "heldout"}, "`traces_only` needs"),
+    ],
+)
+def test_settings_that_could_not_act_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        SourceConfig(**settings)

@@ -359,7 +359,8 @@ def test_a_recipes_source_gives_the_traces_of_its_own_problems(tmp_path):
     store.add_problems(problems)
     with Verifier() as verifier:
         for _ in range(2):  # done once
-            assert import_traces(source, {p.id: p for p in problems}, store, verifier, quiet) == 3
+            count, funnel = import_traces(source, {p.id: p for p in problems}, store, verifier, quiet)
+            assert (count, funnel.kept, funnel.dropped) == (3, 2, {"the run has no such problem": 1})
     assert sorted((r.policy, r.index) for r in store.rollouts()) == [("set/generations", i) for i in range(3)]
     assert len(store.verdicts()) == 3
 
@@ -405,3 +406,31 @@ def test_a_wrong_call_is_one_line(tmp_path, capsys, words, message):
 def test_importing_needs_no_torch():
     code = "import sys, headway.report.exchange; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+def test_traces_alone_belong_to_the_one_problem_that_asks_their_question(tmp_path):
+    text = "<|begin_of_thought|>\n\nTwo.\n\n<|end_of_thought|>\n\n<|begin_of_solution|>\n\n\\boxed{4}\n\n<|end_of_solution|>"
+    questions = ["Box it. 2+2?", "Box it. 9+9?", "Box it. twice", 7]
+    rows = [{"conversations": [{"from": "user", "value": q}, {"from": "assistant", "value": text}]} for q in questions]
+    source = write(tmp_path / "s.jsonl", *rows).model_copy(update={"solutions": True, "traces_only": True, "strip": "Box it."})
+    asked = [("2+2?", "4"), ("twice", "4"), ("twice", "5")]  # whose `twice` is it?
+    problems = [Problem.make("others", "sums", question, answer, Split.TRAIN) for question, answer in asked]
+    store = Store(tmp_path / "store")
+    store.add_problems(problems)
+    with Verifier() as verifier:
+        count, funnel = import_traces(source, {p.id: p for p in problems}, store, verifier, quiet)
+    assert (count, funnel.considered, funnel.kept) == (1, 4, 1)
+    assert funnel.dropped == {"the run has no such problem": 2, "broken row": 1}
+    [rollout] = store.rollouts()
+    assert (rollout.problem_id, rollout.policy) == (problems[0].id, "set/conversations")
+    assert rollout.text == "<think>\nTwo.\n</think>\n\n\\boxed{4}"
+    assert [verdict.outcome for verdict in store.verdicts()] == ["correct"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["<|begin_of_thought|> never ends", "a <|begin_of_thought|>b<|end_of_thought|>c", "<|begin_of_thought|>a<|end_of_thought|>"],
+)
+def test_other_marks_stay_as_they_are(text):
+    [trace] = read_traces({"response": text}, None)[0]
+    assert trace.text == text
