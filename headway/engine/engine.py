@@ -52,8 +52,8 @@ class Engine:
     """Samples from a decoder. `stop_ids` are all token ids that end a completion.
 
     At most `slots` samples run at once (0: 1,024), on keys and values of at most `positions` tokens (0:
-    `cache.default_positions`), with at most `prefill_tokens` prompt tokens a step. None of these changes a sample. `decode` turns token ids into text
-    and is needed for stop strings only. `version` counts the changes of the weights since the engine was made.
+    `cache.default_positions`), with at most `prefill_tokens` prompt tokens a step. None of these changes a sample. `decode`
+    turns token ids into text and is needed for stop strings only. `version` counts the changes of the weights since then.
     """
 
     def __init__(

@@ -206,17 +206,15 @@ class CompiledDecoding:
         counts = np.array([len(prefix.blocks) if prefix is not None else 0 for prefix in prefixes], dtype=np.int64)
         lengths = np.array([prefix.length if prefix is not None else 0 for prefix in prefixes], dtype=np.int64)
         self._shared = Blocks(np.array(blocks, dtype=np.int64), _starts(counts), lengths)
-        self._tables = [
-            tuple(
-                blocks.table(pool.keys[layer], pool.values[layer]) for blocks, pool in ((self._shared, shared), (self._own, own))
-            )
-            for layer in range(len(own.keys))
-        ]
+        layers = range(len(own.keys))
+        self._shared_tables = [self._shared.table(shared.keys[layer], shared.values[layer]) for layer in layers]
+        self._own_tables = [self._own.table(own.keys[layer], own.values[layer]) for layer in layers]
         return positions
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """As `Decoding.attend`."""
-        return self._kernel.attend(q, k, v, *self._tables[layer], self._scale, self._windows[layer])
+        tables = self._shared_tables[layer], self._own_tables[layer]
+        return self._kernel.attend(q, k, v, *tables, self._scale, self._windows[layer])
 
 
 def decoding(cache: BlockCache, device: torch.device) -> Decoding | CompiledDecoding:

@@ -1,8 +1,8 @@
 """The compiled form of what lies between a decode step's matrix products, for float32 on a CPU whose machine has a C compiler.
 
 `kernel.c` is compiled at its first use, in about a second, into the user's cache folder, under a name that holds the source, the
-compiler and the processor. Without a compiler, or with HEADWAY_KERNEL=0, there is none, and PyTorch computes the same numbers but for the
-last bits, more slowly. It runs on PyTorch's own threads. This file does not know what a cache or a layer is.
+compiler and the processor. Without a compiler, or with HEADWAY_KERNEL=0, there is none, and PyTorch computes the same numbers
+but for the last bits, more slowly. It runs on PyTorch's own threads. This file does not know what a cache or a layer is.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ import torch
 from torch import Tensor
 
 _SOURCE = Path(__file__).with_name("kernel.c")
-_FLAGS = ("-O3", "-march=native", "-ffast-math", "-fopenmp", "-shared", "-fPIC", "-std=c11")
+_FLAGS = (  # not -ffast-math: loading a library made with it changes how the whole process treats tiny numbers
+    *("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC", "-std=c11"),
+    *("-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-fassociative-math"),
+)
 _SECONDS = 60
 MOST_DIM, MOST_GROUP = 256, 64  # as in kernel.c
 
@@ -110,7 +113,7 @@ def kernel() -> Kernel | None:
         return None
     try:
         return Kernel(ctypes.CDLL(str(_compiled(compiler))))
-    except (OSError, subprocess.SubprocessError, AttributeError):
+    except (OSError, RuntimeError, subprocess.SubprocessError, AttributeError):
         return None
 
 

@@ -153,3 +153,10 @@ def test_attention_over_blocks_is_attention(kv_heads: int, windows: tuple[int, i
 
 def test_blocks_are_counted_up() -> None:
     assert [blocks_of(n) for n in (0, 1, BLOCK, BLOCK + 1)] == [0, 1, 1, 2]
+
+
+def test_the_kernel_leaves_the_process_as_it_was() -> None:
+    if kernel() is None:
+        pytest.skip("there is no C compiler")
+    assert 5e-324 > 0  # tiny numbers are still numbers
+    assert float(np.float32(1e-40) * np.float32(1)) > 0
