@@ -228,6 +228,18 @@ class BlockCache:
         self.close(prefix)
         return prefix
 
+    def fork(self, strand: Strand) -> Strand:
+        """Another strand with the same prefix and copies of the same tokens. Their room must be there."""
+        twin = self.open(strand.prefix, strand.start, strand.pool is self.shared)
+        if strand.length and not self.extend(twin, strand.length):
+            raise EngineError(f"the cache has no room for a copy of {strand.length} tokens")
+        pool, twin.length = strand.pool, strand.length
+        for layers in (pool.keys, pool.values):
+            for layer in layers:
+                layer[twin.blocks] = layer[strand.blocks[: len(twin.blocks)]]
+        pool.mask[twin.blocks] = pool.mask[strand.blocks[: len(twin.blocks)]]
+        return twin
+
     def append(self, strand: Strand, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Count `count` new tokens as stored; (block, place within it) of each, int64 [count]. Their room must be there."""
         if strand.room < count:
