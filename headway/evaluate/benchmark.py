@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from headway.config import EvaluateConfig
-from headway.evaluate.metrics import accuracy, majority_at_k, mean_pass_at_k, paired_test, rates, tally
+from headway.evaluate.metrics import accuracy, best_of_k, majority_at_k, mean_pass_at_k, paired_test, rates, tally
 from headway.sample import Plan, Sampler, chunk_of, rollouts_of, verdicts_of
 from headway.store.store import Store
 from headway.types import Outcome, Problem, Rollout, StopReason, Verdict
@@ -76,6 +76,7 @@ def score(store: Store, stage: str, previous: str | None, families: dict[str, st
         "mean_tokens": float(np.mean([r.num_tokens for r, _ in judged])),
         "pass_at_k": {str(k): mean_pass_at_k(counts, k) for k in (1, samples) if _all_have(counts, k)},
         "majority": _majority(judged),
+        "best_by_logprob": _best_by_logprob(judged),
         "families": _by_family(counts, families),
     }
     if previous is not None:
@@ -105,13 +106,27 @@ def _all_have(counts: dict[str, tuple[int, int]], k: int) -> bool:
     return all(seen >= k for _, seen in counts.values())
 
 
+def _by_problem(judged: Sequence[tuple[Rollout, Verdict]]) -> list[list[tuple[Rollout, Verdict]]]:
+    """The samples of each problem."""
+    found: dict[str, list[tuple[Rollout, Verdict]]] = {}
+    for rollout, verdict in judged:
+        found.setdefault(rollout.problem_id, []).append((rollout, verdict))
+    return list(found.values())
+
+
 def _majority(judged: Sequence[tuple[Rollout, Verdict]]) -> float:
     """Mean over problems of majority@k."""
-    votes: dict[str, list[Verdict]] = {}
-    for rollout, verdict in judged:
-        votes.setdefault(rollout.problem_id, []).append(verdict)
+    groups = [[verdict for _, verdict in group] for group in _by_problem(judged)]
+    return float(np.mean([majority_at_k([v.extracted for v in g], [v.outcome is Outcome.CORRECT for v in g]) for g in groups]))
+
+
+def _best_by_logprob(judged: Sequence[tuple[Rollout, Verdict]]) -> float | None:
+    """Mean over problems of best@k by the samples' mean log-prob a token; None where a sample has none."""
+    if any(not rollout.logprobs for rollout, _ in judged):
+        return None
     found = [
-        majority_at_k([v.extracted for v in group], [v.outcome is Outcome.CORRECT for v in group]) for group in votes.values()
+        best_of_k([float(np.mean(r.logprobs)) for r, _ in group], [v.outcome is Outcome.CORRECT for _, v in group])
+        for group in _by_problem(judged)
     ]
     return float(np.mean(found))
 

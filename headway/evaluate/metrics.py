@@ -142,6 +142,20 @@ def majority_at_k(answers: Sequence[str], correct: Sequence[bool]) -> float:
     return sum(right[answer] / most for answer in winners) / len(winners)
 
 
+def best_of_k(scores: Sequence[float], correct: Sequence[bool]) -> float:
+    """Is the sample with the highest of one problem's k scores a correct one? In [0, 1]; the share of correct ones at a tie.
+
+    A score is what a verifier-free choice goes by: a sample's mean log-prob, a reward model's number. No samples: 0.
+
+    >>> best_of_k([-0.2, -0.1, -0.9], [True, False, True])
+    0.0
+    """
+    if len(scores) != len(correct):
+        raise DataError(f"best@k: {len(scores)} scores but {len(correct)} verdicts")
+    best = [bool(is_correct) for score, is_correct in zip(scores, correct, strict=True) if score == max(scores)]
+    return sum(best) / len(best) if best else 0.0
+
+
 def accuracy(counts: Sequence[int], samples: int | Sequence[int]) -> Estimate:
     """Mean accuracy over problems with its 95 % interval; problems are the sampling unit.
 

@@ -65,6 +65,12 @@ _EVALUATION = (
         "Below accuracy: wrong answers agree with each other.",
     ),
     Entry(
+        "best_by_logprob",
+        "best@k by log-prob",
+        "Share of problems whose likeliest sample (highest mean log-prob a token) is correct: best-of-n without a verifier.",
+        "Below accuracy: the policy is surest where it is wrong.",
+    ),
+    Entry(
         "truncated",
         "Truncated",
         "Share of rollouts that reached max_tokens before a stop token.",

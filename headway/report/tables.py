@@ -68,6 +68,7 @@ class StageRow:
     difference_vs_previous: float | None = None
     pass_at_k: dict[int, float] = field(default_factory=dict[int, float])
     majority: float | None = None
+    best_by_logprob: float | None = None
     families: dict[str, float] = field(default_factory=dict[str, float])
     mean_tokens: float | None = None
     unverifiable: float = 0.0
@@ -224,6 +225,7 @@ def _stage_row(record: Mapping[str, Any], where: str, previous: StageRow | None)
         difference_vs_previous=difference,
         pass_at_k=dict(sorted((int(k), value) for k, value in by_k.items())),
         majority=_optional(record, "majority", where),
+        best_by_logprob=_optional(record, "best_by_logprob", where),
         families=_mapping(record, "families", where),
         mean_tokens=_optional(record, "mean_tokens", where),
         unverifiable=_optional(record, "unverifiable", where) or 0.0,

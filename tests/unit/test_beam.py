@@ -125,8 +125,8 @@ def test_transformers_finds_the_same(penalty: float, tmp_path: Path) -> None:
         found = beam_search(ours, prompt[0].tolist(), 4, 8, (stop,), penalty, 4)
         out = theirs.generate(
             prompt, attention_mask=torch.ones_like(prompt), num_beams=4, num_return_sequences=4, max_new_tokens=8,
-            do_sample=False, eos_token_id=stop, pad_token_id=stop, length_penalty=penalty, early_stopping="never", return_dict_in_generate=True,
-            output_scores=True,
+            do_sample=False, eos_token_id=stop, pad_token_id=stop, length_penalty=penalty, early_stopping="never",
+            return_dict_in_generate=True, output_scores=True,
         )  # fmt: skip
         for beam, ids, score in zip(found, out.sequences[:, 3:].tolist(), out.sequences_scores.tolist(), strict=True):
             size = len(beam.token_ids)

@@ -9,6 +9,7 @@ from scipy import stats
 from headway.errors import DataError
 from headway.evaluate.metrics import (
     accuracy,
+    best_of_k,
     majority_at_k,
     mean_pass_at_k,
     paired_test,
@@ -281,3 +282,21 @@ def test_smallest_visible_difference_by_hand_and_by_experiment():
     random = np.random.default_rng(6)
     draws = random.normal(visible, 0.02 * math.sqrt(101), size=(400, 101))
     assert 0.74 <= np.mean(stats.ttest_1samp(draws, 0, axis=1).pvalue < 0.05) <= 0.86
+
+
+@pytest.mark.parametrize(
+    ("scores", "correct", "by_hand"),
+    [
+        ([-0.2, -0.1], [True, False], 0.0),
+        ([-0.2, -0.1], [False, True], 1.0),
+        ([-1.0, -1.0, -2.0], [True, False, True], 0.5),
+        ([], [], 0.0),
+    ],
+)
+def test_best_of_k_by_hand(scores, correct, by_hand):
+    assert best_of_k(scores, correct) == by_hand
+
+
+def test_best_of_k_needs_a_verdict_a_score():
+    with pytest.raises(DataError, match="2 scores but 1 verdicts"):
+        best_of_k([0.1, 0.2], [True])
