@@ -13,6 +13,7 @@ import numpy as np
 
 from headway.config import EvaluateConfig
 from headway.evaluate.metrics import accuracy, majority_at_k, mean_pass_at_k, paired_test, rates, tally
+from headway.evaluate.voting import candidates
 from headway.sample import Plan, Sampler, chunk_of, rollouts_of, verdicts_of
 from headway.store.store import Store
 from headway.types import Outcome, Problem, Rollout, StopReason, Verdict
@@ -106,12 +107,13 @@ def _all_have(counts: dict[str, tuple[int, int]], k: int) -> bool:
 
 
 def _majority(judged: Sequence[tuple[Rollout, Verdict]]) -> float:
-    """Mean over problems of majority@k."""
+    """Mean over problems of majority@k, where equal answers are one candidate however they are written."""
     votes: dict[str, list[Verdict]] = {}
     for rollout, verdict in judged:
         votes.setdefault(rollout.problem_id, []).append(verdict)
     found = [
-        majority_at_k([v.extracted for v in group], [v.outcome is Outcome.CORRECT for v in group]) for group in votes.values()
+        majority_at_k(candidates([v.extracted for v in group]), [v.outcome is Outcome.CORRECT for v in group])
+        for group in votes.values()
     ]
     return float(np.mean(found))
 
