@@ -13,6 +13,7 @@ import numpy as np
 
 from headway.config import EvaluateConfig
 from headway.evaluate.metrics import accuracy, best_of_k, majority_at_k, mean_pass_at_k, paired_test, rates, tally
+from headway.evaluate.voting import candidates
 from headway.sample import Plan, Sampler, chunk_of, rollouts_of, verdicts_of
 from headway.store.store import Store
 from headway.types import Outcome, Problem, Rollout, StopReason, Verdict
@@ -115,9 +116,12 @@ def _by_problem(judged: Sequence[tuple[Rollout, Verdict]]) -> list[list[tuple[Ro
 
 
 def _majority(judged: Sequence[tuple[Rollout, Verdict]]) -> float:
-    """Mean over problems of majority@k."""
-    groups = [[verdict for _, verdict in group] for group in _by_problem(judged)]
-    return float(np.mean([majority_at_k([v.extracted for v in g], [v.outcome is Outcome.CORRECT for v in g]) for g in groups]))
+    """Mean over problems of majority@k, where equal answers are one candidate however they are written."""
+    found = [
+        majority_at_k(candidates([v.extracted for _, v in group]), [v.outcome is Outcome.CORRECT for _, v in group])
+        for group in _by_problem(judged)
+    ]
+    return float(np.mean(found))
 
 
 def _best_by_logprob(judged: Sequence[tuple[Rollout, Verdict]]) -> float | None:

@@ -3,6 +3,7 @@
 import itertools
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -119,15 +120,25 @@ def test_prompts_together_are_each_alone() -> None:
 @pytest.mark.parametrize("penalty", [0.0, 1.0])
 def test_transformers_finds_the_same(penalty: float, tmp_path: Path) -> None:
     theirs, ours = both("llama-untied", 0, tmp_path)
+    generator: Any = theirs
     for start in range(3):
         prompt = torch.tensor([[start + 1, 7, 9]])
         stop = beam_search(ours, prompt[0].tolist(), 3, 4, ())[0].token_ids[2]  # a token that a beam comes upon
         found = beam_search(ours, prompt[0].tolist(), 4, 8, (stop,), penalty, 4)
-        out = theirs.generate(
-            prompt, attention_mask=torch.ones_like(prompt), num_beams=4, num_return_sequences=4, max_new_tokens=8,
-            do_sample=False, eos_token_id=stop, pad_token_id=stop, length_penalty=penalty, early_stopping="never",
-            return_dict_in_generate=True, output_scores=True,
-        )  # fmt: skip
+        out = generator.generate(
+            prompt,
+            attention_mask=torch.ones_like(prompt),
+            num_beams=4,
+            num_return_sequences=4,
+            max_new_tokens=8,
+            do_sample=False,
+            eos_token_id=stop,
+            pad_token_id=stop,
+            length_penalty=penalty,
+            early_stopping="never",
+            return_dict_in_generate=True,
+            output_scores=True,
+        )
         for beam, ids, score in zip(found, out.sequences[:, 3:].tolist(), out.sequences_scores.tolist(), strict=True):
             size = len(beam.token_ids)
             assert ids[:size] == list(beam.token_ids)
