@@ -7,8 +7,7 @@ A name of a special token inside a question or a completion is text, never the t
 tokenizer without a chat template asks in plain text: the contents, each followed by a line break. It does not know what
 is asked, nor weights.
 
-The template is a program that came with the checkpoint. It runs in transformers' sandbox, within limits on its size,
-its steps and its output. Not limited: one expression that by itself makes a huge string ('a' * 10**10).
+The template is a program that came with the checkpoint: how it is kept within bounds is `template`'s business.
 """
 
 from __future__ import annotations
@@ -16,12 +15,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import sys
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import tokenizers
@@ -31,6 +28,7 @@ from transformers.utils import logging
 
 from headway.errors import CheckpointError, ConfigError, DataError
 from headway.model.folder import first_line, read_object, resolve, write_object
+from headway.model.template import ChatTemplate
 
 Messages = Sequence[dict[str, str]]
 
@@ -46,7 +44,6 @@ _TEMPLATE = (
 _DATE = "26 Jul 2024"  # Llama 3's templates write the date; theirs for "unknown", so that prompts do not change by the day
 _SENTINEL = "\ue0f0content\ue0f1"  # private-use characters: in no vocabulary and no template
 _CHUNK = 4096  # texts given to the library at once
-_MAX_TEMPLATE, _MAX_RENDERED, _MAX_STEPS = 131_072, 8_000_000, 200_000
 
 
 class Tokenizer:
@@ -68,8 +65,7 @@ class Tokenizer:
         self.size = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
         specials = [t.content for t in backend.get_added_tokens_decoder().values() if t.special]
         self._special = re.compile("|".join(map(re.escape, sorted(specials, key=len, reverse=True))) or r"(?!)")
-        if isinstance(self._template, str) and len(self._template) > _MAX_TEMPLATE:
-            raise CheckpointError(f"{origin}: the chat template has more than {_MAX_TEMPLATE} characters")
+        self._chat = _chat_template(wrapped, origin)
         self.stop_id = self._find_stop_id()
         found = (self.stop_id, wrapped.eos_token_id, *more_stop_ids)
         self.stop_ids = tuple(sorted({i for i in found if i is not None and 0 <= i < self.size}))
@@ -213,19 +209,18 @@ class Tokenizer:
 
     def _render(self, messages: Messages, generation: bool = True) -> str:
         """The text of a conversation, by the template or in plain."""
-        if self._template is None:
+        if self._chat is None:
             return "".join(message["content"] + "\n" for message in messages)
         try:
-            text = _bounded(
-                lambda: self._wrapped.apply_chat_template(
-                    [dict(m) for m in messages], tokenize=False, add_generation_prompt=generation, date_string=_DATE
-                )
+            return self._chat.render(
+                **{**self._wrapped.special_tokens_map, "date_string": _DATE},
+                messages=[dict(m) for m in messages],
+                tools=None,
+                documents=None,
+                add_generation_prompt=generation,
             )
         except Exception as error:  # jinja's errors, the template's own and ours
             raise CheckpointError(f"{self._origin}: the chat template fails: {first_line(error)}") from None
-        if len(text) > _MAX_RENDERED:
-            raise CheckpointError(f"{self._origin}: the chat template wrote more than {_MAX_RENDERED} characters")
-        return text
 
     def _prompt_with_special_names(self, messages: Messages) -> tuple[int, ...]:
         """The slow, careful way: contents are encoded apart from the template's text, as text."""
@@ -265,6 +260,19 @@ class Tokenizer:
         added = sorted((t["id"], t["content"], t["special"]) for t in state["added_tokens"])
         text = json.dumps([parts, added, self._template, self.stop_id], sort_keys=True)
         return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+
+
+def _chat_template(wrapped: Any, origin: str) -> ChatTemplate | None:
+    """The template of a tokenizer, the one called "default" where it has several."""
+    source = wrapped.chat_template
+    if isinstance(source, dict):
+        source = source.get("default")
+        if source is None:
+            raise CheckpointError(f"{origin}: several chat templates and none of them called default")
+    try:
+        return None if source is None else ChatTemplate(source)
+    except CheckpointError as error:
+        raise CheckpointError(f"{origin}: {error}") from None
 
 
 def require_gguf(folder: Path, gguf_file: str) -> None:
@@ -320,24 +328,3 @@ def _configured_stops(folder: Path) -> list[int]:
             value = read_object(folder / name).get("eos_token_id")
             stops += [i for i in (value if isinstance(value, list) else [value]) if isinstance(i, int)]
     return stops
-
-
-def _bounded(render: Callable[[], str]) -> str:
-    """Run `render`, but let the template's own code take at most _MAX_STEPS lines. Works in any thread."""
-    left = _MAX_STEPS
-
-    def count(frame: FrameType, event: str, argument: Any) -> Any:
-        nonlocal left
-        if frame.f_code.co_filename != "<template>":
-            return None
-        left -= 1
-        if left < 0:
-            raise RuntimeError(f"it did not end within {_MAX_STEPS} steps")
-        return count
-
-    before = sys.gettrace()
-    sys.settrace(count)
-    try:
-        return render()
-    finally:
-        sys.settrace(before)

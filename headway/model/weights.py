@@ -23,7 +23,7 @@ from headway.model.folder import first_line, read_object
 WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 _READ_AT_ONCE = 64 << 20
-_MOST_HEADER = 4 << 20  # some 40,000 tensors
+_MOST_HEADER = 2 << 20  # some 15,000 tensors
 _IMAGES = ("vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector.")
 _TEXT = {"language_model.model.": "model.", "model.language_model.": "model.", "language_model.lm_head.": "lm_head."}
 
