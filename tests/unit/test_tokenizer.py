@@ -24,7 +24,7 @@ TRIMMED = CHATML.replace("message['content']", "message['content'] | trim")  # a
 DEFAULT_SYSTEM = "{{ '<|im_start|>system\nBe kind.<|im_end|>\n' }}" + CHATML  # as SmolLM2's
 LISTENING = CHATML.replace("message['content']", "('no' if '/no_think' in message['content'] else 'yes') + message['content']")
 DATED = "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}{{ date_string }}" + CHATML
-ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}{% endfor %}{% endfor %}{% endfor %}"
+ENDLESS = "{% for a in range(9999) %}{% for b in range(9999) %}{% for c in range(9999) %}{% endfor %}{% endfor %}{% endfor %}"
 
 
 def user(content: str) -> list[dict[str, str]]:
