@@ -5,7 +5,8 @@
 
 One uniform number a token decides it (inverse CDF), and it is a function of (key, position) alone, where the key is a
 function of (seed, problem, index, ...): neither the batch, nor the order, nor a restart changes a sample. The inverse CDF has two
-levels: sums of blocks of the vocabulary, then the tokens of one block. It does not know what a cache is, or who asks.
+levels: sums of blocks of the vocabulary, then the tokens of one block. Truncated distributions are drawn in `truncation`. It does
+not know what a cache is, or who asks.
 """
 
 from __future__ import annotations
@@ -88,6 +89,7 @@ class Options:
     scale: Tensor | None = None
     greedy: Tensor | None = None
     is_all_greedy: bool = False
+    has_greedy: bool = False  # among schedules
     anneal: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
     penalty: tuple[Tensor | None, Tensor] | None = None
     seen: Tensor | None = None
@@ -106,6 +108,7 @@ class Options:
             schedules = [(r.temperature, *(r.anneal or (r.temperature, 1)), len(drawn)) for r, drawn in rows]
             start, end, over, count = torch.tensor(schedules, dtype=torch.float32, device=device).unbind(1)
             found.anneal = (start, end, over, count.clone())
+            found.has_greedy = any(0 in one[:2] for one in schedules)
         elif any(t != 1 for t in temperatures):
             is_greedy = [t == 0 for t in temperatures]
             found.is_all_greedy = all(is_greedy)
@@ -204,6 +207,8 @@ def _temperatures(options: Options) -> tuple[Tensor | None, Tensor | None]:
         return options.scale, options.greedy
     start, end, over, count = options.anneal
     temperature = start + (end - start) * (count / over).clamp_(max=1.0)
+    if not options.has_greedy:
+        return (1 / temperature)[:, None], None
     greedy = temperature == 0
     return (1 / torch.where(greedy, 1.0, temperature))[:, None], greedy
 

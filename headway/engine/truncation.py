@@ -9,8 +9,10 @@ Each acts on what the one before left, so all three together keep a beginning of
 `transformers`' TopK-, TopP- and MinPLogitsWarper in this order. Only exact ties differ: there a lower token id comes first, where
 `transformers` keeps all that tie at top-k's border. (vLLM applies min-p before top-k and top-p; it differs where all are used.)
 
-The likeliest tokens are looked for in the blocks of the vocabulary with the highest maxima. Rows whose set may reach beyond what
-was looked at are looked at again, wider, and at last sorted whole. It does not know temperatures, penalties or requests.
+One uniform number decides among the kept, in descending order and equals by token id. The likeliest tokens are looked for in the
+blocks of the vocabulary with the highest maxima. Rows whose set may reach beyond what was looked at are looked at again, wider,
+and at last sorted whole; the sums run over the same numbers in the same order, so where a row's set is found changes no bit of
+its draw. This file does not know temperatures, penalties or requests.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_LEVELS = ((8, 32), (32, 64), (64, 128))  # blocks looked into, tokens taken from them
+_LEVELS = ((8, 32), (32, 64), (64, 128), (0, 256))  # blocks looked into (0: all), tokens taken from them; the third for top-k
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,72 +58,90 @@ class Kept(NamedTuple):
 
 
 def draw_kept(probs: Tensor, noise: Tensor, cut: Cut, wants_entropies: bool = False) -> Kept:
-    """Draw from what `cut` leaves of probs [R, V] by the inverse CDF in token order, noise float64 [R].
+    """Draw from what `cut` leaves of probs [R, V] by the inverse CDF, noise float64 [R].
 
     On CUDA this waits for the device once a call, to learn whether rows must be looked at again.
     """
-    rows, tokens, chosen, entropies = None, noise.new_zeros(0), noise, noise
-    for level in _levels(probs.shape[-1], cut.most_k):
-        here, u, own = (probs, noise, cut) if rows is None else (probs[rows], noise[rows], cut.of(rows))
-        ids, kept, is_whole = _whole(here, own) if level is None else _among_likeliest(here, own, *level)
-        found = _pick(ids, kept, u, wants_entropies)
-        if rows is None:
-            tokens, chosen, entropies = found
+    vocabulary = probs.shape[-1]
+    levels = [(blocks, size) for blocks, size in _LEVELS if cut.most_k < (blocks or size) and 4 * size <= vocabulary]
+    levels = [level for level in levels if level[0] < 64 or cut.most_k >= 32]
+    if not levels:
+        return _whole(probs, noise, cut, wants_entropies)
+    found, is_whole = _among_likeliest(probs, noise, cut, wants_entropies, *levels[0])
+    rows = (~is_whole).nonzero().squeeze(-1)
+    for level in [*levels[1:], None]:
+        if not len(rows):
+            break
+        part, u, own = probs[rows], noise[rows], cut.of(rows)
+        if level is None:
+            again, is_whole = _whole(part, u, own, wants_entropies), torch.ones_like(rows, dtype=torch.bool)
         else:
-            tokens[rows], chosen[rows], entropies[rows] = found
-        if is_whole is None:
-            break
-        open_rows = (~is_whole).nonzero().squeeze(-1)
-        if not len(open_rows):
-            break
-        rows = open_rows if rows is None else rows[open_rows]
-    return Kept(tokens, chosen, entropies if wants_entropies else None)
+            again, is_whole = _among_likeliest(part, u, own, wants_entropies, *level)
+        found.tokens[rows], found.probs[rows] = again.tokens, again.probs
+        if found.entropies is not None and again.entropies is not None:
+            found.entropies[rows] = again.entropies
+        rows = rows[~is_whole]
+    return found
 
 
-def _levels(vocabulary: int, most_k: int) -> list[tuple[int, int] | None]:
-    """(blocks, tokens) to look at, one after another; None: all. The k likeliest tokens always lie in k blocks."""
-    return [*(level for level in _LEVELS if most_k < level[0] and 4 * level[1] <= vocabulary), None]
-
-
-def _among_likeliest(probs: Tensor, cut: Cut, blocks: int, size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Token ids [R, size] ascending, their probabilities with zeros where not kept, and whether that is the whole set [R]."""
+def _among_likeliest(
+    probs: Tensor, noise: Tensor, cut: Cut, wants_entropies: bool, blocks: int, size: int
+) -> tuple[Kept, Tensor]:
+    """A draw from the likeliest `size` tokens of `blocks` blocks, and whether those held a row's whole set [R]."""
     vocabulary = probs.shape[-1]
     block = 32 if vocabulary <= 8192 else 64
-    if 2 * block * blocks < vocabulary:
+    if blocks and 2 * block * blocks < vocabulary:
         padded = F.pad(probs, (0, -vocabulary % block), value=-1.0) if vocabulary % block else probs
         parts = padded.view(len(probs), -1, block)
         highest, best = parts.amax(-1).topk(blocks + 1)
         beyond, best = highest[:, blocks:], best[:, :blocks]
-        values, at = parts.gather(1, best[:, :, None].expand(-1, -1, block)).flatten(1).topk(size)
-        at = best.gather(1, at // block) * block + at % block
+        at = parts.gather(1, best[:, :, None].expand(-1, -1, block)).flatten(1).topk(size, sorted=False).indices
+        ids = best.gather(1, at // block) * block + at % block
     else:  # most blocks would be looked into: all are
-        values, at = probs.topk(size)
-        beyond = torch.full_like(values[:, :1], -1.0)
-    ids, order = at.sort(-1)
-    count = _count(values, cut)
-    least = values.gather(1, count - 1)
+        ids = probs.topk(size, sorted=False).indices
+        beyond = torch.full_like(noise, -1.0, dtype=probs.dtype)[:, None]
+    ids = ids.sort(-1).values
+    values, order = probs.gather(1, ids).sort(dim=-1, descending=True, stable=True)  # equals by id
+    place, kept, count = _pick(values, noise, cut, wants_entropies)
     # Strictly: what ties with the least kept may lie beyond, and the lower id has precedence
+    least = values.gather(1, count - 1)
     is_whole = (least > values[:, -1:]) & (least > beyond)
     if cut.min_p is not None:  # min-p's set ends where the next token fails, so no token beyond may pass
         is_whole &= (cut.min_p == 0) | (beyond < cut.min_p * values[:, :1])
-    return ids, _kept(values.gather(1, order), least, count), is_whole.squeeze(-1)
+    tokens = ids.gather(1, order.gather(1, place)).squeeze(-1)
+    return kept._replace(tokens=tokens), is_whole.squeeze(-1)
 
 
-def _whole(probs: Tensor, cut: Cut) -> tuple[Tensor, Tensor, None]:
-    """The same of the whole distribution."""
+def _whole(probs: Tensor, noise: Tensor, cut: Cut, wants_entropies: bool) -> Kept:
+    """The same from all tokens: their values are sorted, and the token with the drawn value is looked up."""
     if probs.is_cuda:
         values = probs.sort(dim=-1, descending=True).values
-    else:  # numpy's vectorised sort is ten times faster than torch's there
+    else:  # numpy's vectorised sort is many times faster than torch's there
         values = torch.from_numpy(np.sort(-probs.numpy(), axis=-1)).neg_()
-    count = _count(values, cut)
-    ids = torch.arange(probs.shape[-1], device=probs.device).expand(probs.shape)
-    return ids, _kept(probs, values.gather(1, count - 1), count), None
+    place, kept, _ = _pick(values, noise, cut, wants_entropies)
+    value = values.gather(1, place)
+    before = place - (values > value).sum(-1, keepdim=True)  # equals that come first
+    tokens = torch.searchsorted((probs == value).cumsum(-1), before, right=True)
+    return kept._replace(tokens=tokens.clamp_(max=probs.shape[-1] - 1).squeeze(-1))  # the clamp is for NaN alone
 
 
-def _count(values: Tensor, cut: Cut) -> Tensor:
-    """How many of the descending values [R, C] are kept, int64 [R, 1]."""
+def _pick(values: Tensor, noise: Tensor, cut: Cut, wants_entropies: bool) -> tuple[Tensor, Kept, Tensor]:
+    """The place [R, 1] drawn among descending values [R, C], what is known of it (its token is not), and the kept ones' count."""
     sums = values.cumsum(-1, dtype=torch.float64)
-    count = torch.full_like(values[:, :1], values.shape[-1], dtype=torch.int64)
+    count = _count(values, sums, cut)
+    mass = sums.gather(1, count - 1)
+    place = torch.minimum(torch.searchsorted(sums, noise[:, None] * mass, right=True), count - 1)
+    chosen = (values.gather(1, place) / mass).squeeze(-1).float()
+    entropies = None
+    if wants_entropies:
+        shares = torch.where(torch.arange(values.shape[-1], device=values.device) < count, values / mass.float(), 0.0)
+        entropies = torch.special.entr(shares).sum(-1)
+    return place, Kept(place, chosen, entropies), count
+
+
+def _count(values: Tensor, sums: Tensor, cut: Cut) -> Tensor:
+    """How many of the descending values [R, C], with their running sums, are kept: int64 [R, 1]."""
+    count = torch.full_like(sums[:, :1], values.shape[-1], dtype=torch.int64)
     if cut.top_k is not None:
         count = torch.minimum(count, cut.top_k)
     if cut.top_p is not None:
@@ -131,20 +151,3 @@ def _count(values: Tensor, cut: Cut) -> Tensor:
     if cut.min_p is not None:
         count = torch.minimum(count, (values >= cut.min_p * values[:, :1]).sum(-1, keepdim=True))
     return count.clamp_(min=1)
-
-
-def _kept(probs: Tensor, least: Tensor, count: Tensor) -> Tensor:
-    """probs [R, C] in token order with zeros outside the kept: those above the least one, and the first of its equals."""
-    is_above, is_tie = probs > least, probs == least
-    quota = count - is_above.sum(-1, keepdim=True)
-    return torch.where(is_above | (is_tie & (is_tie.cumsum(-1) <= quota)), probs, 0.0)
-
-
-def _pick(ids: Tensor, kept: Tensor, noise: Tensor, wants_entropies: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """The inverse CDF over kept [R, C]: tokens, probabilities after renormalising, entropies (else the noise again)."""
-    sums = kept.cumsum(-1, dtype=torch.float64)
-    place = torch.searchsorted(sums, noise[:, None] * sums[:, -1:], right=True).clamp_(max=kept.shape[-1] - 1)
-    mass = sums[:, -1:].float()
-    chosen = (kept.gather(1, place) / mass).squeeze(-1)
-    entropies = torch.special.entr(kept / mass).sum(-1) if wants_entropies else chosen
-    return ids.gather(1, place).squeeze(-1), chosen, entropies

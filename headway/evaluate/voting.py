@@ -6,9 +6,9 @@
 Two answers are one candidate where the verifier's rules (`verify.equal`) call each the same as the other, in both directions, so
 that a rounded decimal is no bridge between two values; what the rules leave to algebra are two. It does not know who sampled.
 
-Majority@k of n samples is exact: over all C(n, k) choices of k of them, counted by candidate. For each highest count m it
-counts, candidate by candidate, the choices in which none has more votes than m and t have exactly m, and the share of those t that
-is right.
+Majority@k of n samples is exact: over all C(n, k) choices of k of them, counted by candidate. For each highest count m, candidate
+by candidate, it counts the choices in which none has more votes than m and t have exactly m, and the share of those t that is
+right.
 """
 
 from __future__ import annotations

@@ -203,15 +203,17 @@ def test_the_kept_set_is_that_of_transformers(vocabulary: int, settings: dict[st
     generator = torch.Generator().manual_seed(1)
     scale = torch.tensor([5.0, 2.0, 0.3, 9.0]).repeat(3)[:, None]
     logits = scale * torch.randn(12, vocabulary, generator=generator)
-    scores, none = logits, torch.zeros(12, 0, dtype=torch.int64)
+    scores: Any = logits
+    none: Any = torch.zeros(12, 0, dtype=torch.int64)
     for name, warper in (("top_k", TopKLogitsWarper), ("top_p", TopPLogitsWarper), ("min_p", MinPLogitsWarper)):
         scores = warper(settings[name])(none, scores) if name in settings else scores
     expected = scores.softmax(-1).double()
     steps = (torch.arange(40, dtype=torch.float64) + 0.5) / 40
     for row in range(12):
         found = drawn(logits[row].expand(40, -1), steps, asked(**settings))
-        cumulative = expected[row].cumsum(-1)
-        wanted = torch.searchsorted(cumulative, steps * cumulative[-1], right=True)
+        order = expected[row].argsort(descending=True, stable=True)
+        cumulative = expected[row][order].cumsum(-1)
+        wanted = order[torch.searchsorted(cumulative, steps * cumulative[-1], right=True)]
         assert found.tokens.tolist() == wanted.tolist()
         torch.testing.assert_close(found.logprobs.exp().double(), expected[row][wanted], rtol=1e-5, atol=1e-7)
 
@@ -228,7 +230,7 @@ def test_penalties_are_those_of_transformers() -> None:
         u = noise(4, "penalty", step)
         found = draw(logits, u, options)
         for i, request in enumerate(requests):
-            seen = torch.tensor([[*request.prompt_ids, *tokens[i]]])
+            seen: Any = torch.tensor([[*request.prompt_ids, *tokens[i]]])
             scores = RepetitionPenaltyLogitsProcessor(request.repetition_penalty)(seen, logits[i : i + 1].clone())
             probs = (scores / (request.temperature or 1)).softmax(-1)
             token = int(scores.argmax()) if request.temperature == 0 else int(inverse_cdf(probs, u[i : i + 1])[0])
