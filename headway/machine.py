@@ -9,6 +9,7 @@ import os
 import platform
 import re
 import resource
+import shutil
 import sys
 import time
 from contextlib import suppress
@@ -45,7 +46,15 @@ def environment(threads: int) -> dict[str, Any]:
         "machine": platform.machine(),
         "cores": os.cpu_count() or 1,
         "threads": threads or os.cpu_count() or 1,
+        "has_kernel": c_compiler() is not None,
     }
+
+
+def c_compiler() -> str | None:
+    """The C compiler that the decode kernel is made with (`model.kernel`); None without one, or where HEADWAY_KERNEL=0."""
+    if os.environ.get("HEADWAY_KERNEL") == "0":
+        return None
+    return shutil.which(os.environ.get("CC") or "cc") or shutil.which("gcc") or shutil.which("clang")
 
 
 def peak_memory_bytes() -> int:

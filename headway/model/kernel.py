@@ -11,7 +11,6 @@ import ctypes
 import hashlib
 import os
 import platform
-import shutil
 import subprocess
 import tempfile
 from dataclasses import dataclass
@@ -21,6 +20,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+
+from headway.machine import c_compiler
 
 _SOURCE = Path(__file__).with_name("kernel.c")
 _FLAGS = (  # not -ffast-math: loading a library made with it changes how the whole process treats tiny numbers
@@ -108,8 +109,8 @@ class Kernel:
 @cache
 def kernel() -> Kernel | None:
     """The kernel of this machine; None where there is none."""
-    compiler = shutil.which(os.environ.get("CC") or "cc") or shutil.which("gcc") or shutil.which("clang")
-    if compiler is None or os.environ.get("HEADWAY_KERNEL") == "0":
+    compiler = c_compiler()
+    if compiler is None:
         return None
     try:
         return Kernel(ctypes.CDLL(str(_compiled(compiler))))
