@@ -125,6 +125,7 @@ class Generation:
         self._options: Options | None = None  # of the active samples, as long as they stay the same
         self._order: dict[InFlight, int] = {}  # of admission, of all that are at work
         self._admitted = 0
+        self._steps_of_room = 0  # so many steps no active sample needs another block
         self._done: dict[tuple[int, int], Completion] = {}
         self.counts = Counts()
 
@@ -249,7 +250,7 @@ class Generation:
             assert sample.strand is not None, "a sample at work has a strand"
             sample.strand.enter(len(self._active))
             self._active.append(sample)
-            self._options = None
+            self._options, self._steps_of_room = None, 0
         fresh = [(sample, hidden) for sample, hidden in ready if not sample.tokens]
         if fresh:
             self._draw(torch.cat([hidden for _, hidden in fresh]), [sample for sample, _ in fresh], version)
@@ -262,11 +263,14 @@ class Generation:
 
     def _make_room(self) -> None:
         """A block for every active sample that needs one for its next token; where there is none, the youngest make way."""
-        for sample in sorted(
-            (s for s in self._active if s.strand is not None and not s.strand.room), key=self._order.__getitem__
-        ):
+        self._steps_of_room -= 1
+        if self._steps_of_room > 0:
+            return
+        full = [s for s in self._active if s.strand is not None and not s.strand.room]
+        for sample in sorted(full, key=self._order.__getitem__):
             while sample.strand is not None and not self._cache.extend(sample.strand, 1):
                 self._preempt(max(self._order, key=self._order.__getitem__))
+        self._steps_of_room = min((s.strand.room for s in self._active if s.strand is not None), default=0)
 
     def _preempt(self, sample: InFlight) -> None:
         """Let a sample make way: it waits, first in the row, and keeps its tokens."""

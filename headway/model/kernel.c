@@ -1,7 +1,9 @@
 /* What lies between the matrix products of a decode step, float32.
 
    headway_rms_norm, headway_rotate, headway_gate: one pass over memory each, where PyTorch takes several.
-   headway_attend: attention of one new token a sequence; keys and values are read once, from the blocks where they lie. For each sequence and key/value head: store the new token's key and value, then, block by block,
+   headway_attend: attention of one new token a sequence; keys and values are read once, from the blocks
+   where they lie. For each sequence and key/value head: store the new token's key and value, then, span of blocks
+   after span,
        s = scale q K,   m' = max(m, s),   o = o e^(m - m') + e^(s - m') V,   l = l e^(m - m') + sum e^(s - m')      (online softmax)
    and out = o / l. keys [blocks, kv_heads, head_dim, BLOCK], values [blocks, kv_heads, BLOCK, head_dim], float32.
 
@@ -54,81 +56,125 @@ static inline Lanes negative_exp(Lanes x) {
     return choose(x < -87.0f, all(0.0f), p * (Lanes)((n + 127) << 23));
 }
 
+/* The sum and the highest of a vector's lanes, in four steps. */
 static inline float sum_of(Lanes x) {
-    float total = 0.0f;
-    for (int i = 0; i < LANES; i++) total += x[i];
-    return total;
+    x += __builtin_shuffle(x, (Whole){8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7});
+    x += __builtin_shuffle(x, (Whole){4, 5, 6, 7, 0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3});
+    return (x[0] + x[1]) + (x[2] + x[3]);
 }
 
 static inline float most_of(Lanes x) {
-    float most = x[0];
-    for (int i = 1; i < LANES; i++) most = x[i] > most ? x[i] : most;
-    return most;
+    x = higher(x, __builtin_shuffle(x, (Whole){8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7}));
+    x = higher(x, __builtin_shuffle(x, (Whole){4, 5, 6, 7, 0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3}));
+    float low = x[0] > x[1] ? x[0] : x[1], high = x[2] > x[3] ? x[2] : x[3];
+    return low > high ? low : high;
 }
 
 #define HIDDEN -3.0e38f
+#define SPAN 16 /* blocks whose scores are held at once */
+#define HEADS 4 /* query heads that are taken at once */
+#define FETCH(from) __builtin_prefetch(from, 0, 2) /* into the second cache, which waits for more lines at once than the first */
+#define INLINE static inline __attribute__((always_inline))
 
-/* Take one block, whose tokens skip .. count - 1 are seen, into the running sums of `heads` query heads; fetch the next one meanwhile. */
-static inline __attribute__((always_inline)) void take(const int heads, const float *q, int dim, float scale, const float *keys,
-                                                       const float *values, const float *next_keys, const float *next_values,
-                                                       int skip, int count, float *most, float *sum, float *out) {
-    Lanes s[4][2], index = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    float weights[4][BLOCK];
-    for (int g = 0; g < heads; g++) s[g][0] = s[g][1] = all(0.0f);
-    for (int i = 0; i < dim; i++) {
-        Lanes low = load(keys + i * BLOCK), high = load(keys + i * BLOCK + LANES);
-        __builtin_prefetch(next_keys + i * BLOCK);
-        __builtin_prefetch(next_keys + i * BLOCK + LANES);
-        __builtin_prefetch(next_values + i * BLOCK);
-        __builtin_prefetch(next_values + i * BLOCK + LANES);
-        for (int g = 0; g < heads; g++) s[g][0] += q[g * dim + i] * low, s[g][1] += q[g * dim + i] * high;
-    }
-    for (int g = 0; g < heads; g++) {
-        for (int half = 0; half < 2; half++) {
-            Lanes at = index + (float)(half * LANES);
-            s[g][half] = choose((at >= (float)skip) & (at < (float)count), s[g][half] * scale, all(HIDDEN));
-        }
-        float before = most[g], here = most_of(higher(s[g][0], s[g][1]));
-        most[g] = here > before ? here : before;
-        for (int half = 0; half < 2; half++) {
-            s[g][half] = negative_exp(s[g][half] - most[g]);
-            save(weights[g] + half * LANES, s[g][half]);
-        }
-        float fade = negative_exp(all(before - most[g]))[0];
-        sum[g] = sum[g] * fade + sum_of(s[g][0] + s[g][1]);
-        if (fade != 1.0f)
-            for (int i = 0; i < dim; i++) out[g * dim + i] *= fade;
-    }
+/* Scores scale q[g] K of one block's tokens, of which skip .. count - 1 are seen, with SPAN blocks a row of scores; `most[g]` is raised
+   to the highest, lane by lane. Fetches the block at `next` meanwhile. */
+INLINE void score(const int heads, const float *q, int dim, float scale, const float *keys, const float *next, int64_t skip,
+                  int64_t count, float *scores, Lanes *most) {
+    Lanes s[HEADS][2], t[HEADS][2], index = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    for (int g = 0; g < heads; g++) s[g][0] = s[g][1] = t[g][0] = t[g][1] = all(0.0f);
     int i = 0;
-    for (; i + 2 * LANES <= dim; i += 2 * LANES) {
-        Lanes low[4], high[4];
-        for (int g = 0; g < heads; g++) low[g] = load(out + g * dim + i), high[g] = load(out + g * dim + i + LANES);
-        for (int p = 0; p < count; p++) {
-            Lanes v = load(values + p * dim + i), w = load(values + p * dim + i + LANES);
-            for (int g = 0; g < heads; g++) low[g] += weights[g][p] * v, high[g] += weights[g][p] * w;
+    for (; i + 2 <= dim; i += 2) { /* two sums each: a multiplication need not wait for the one before */
+        const float *at = keys + i * BLOCK;
+        for (int part = 0; part < 2 * BLOCK; part += LANES) FETCH(next + i * BLOCK + part);
+        for (int g = 0; g < heads; g++) {
+            const float a = q[g * dim + i], b = q[g * dim + i + 1];
+            s[g][0] += a * load(at), s[g][1] += a * load(at + LANES);
+            t[g][0] += b * load(at + BLOCK), t[g][1] += b * load(at + BLOCK + LANES);
         }
-        for (int g = 0; g < heads; g++) save(out + g * dim + i, low[g]), save(out + g * dim + i + LANES, high[g]);
     }
     for (; i < dim; i++)
         for (int g = 0; g < heads; g++)
-            for (int p = 0; p < count; p++) out[g * dim + i] += weights[g][p] * values[p * dim + i];
+            for (int half = 0; half < 2; half++) s[g][half] += q[g * dim + i] * load(keys + i * BLOCK + half * LANES);
+    for (int g = 0; g < heads; g++)
+        for (int half = 0; half < 2; half++) {
+            Lanes x = (s[g][half] + t[g][half]) * scale;
+            if (skip > 0 || count < BLOCK) {
+                Lanes at = index + (float)(half * LANES);
+                x = choose((at >= (float)skip) & (at < (float)count), x, all(HIDDEN));
+            }
+            most[g] = higher(most[g], x);
+            save(scores + g * SPAN * BLOCK + half * LANES, x);
+        }
+}
+
+/* out[g] += weights[g] V over the first `count` tokens of a span of blocks, for some `lanes` vectors of the dimensions. */
+INLINE void weigh(const int heads, const int lanes, int dim, const float *values, const int64_t *at, int64_t count,
+                  const float *weights, float *out) {
+    Lanes sum[HEADS][4];
+    for (int g = 0; g < heads; g++)
+        for (int i = 0; i < lanes; i++) sum[g][i] = load(out + g * dim + i * LANES);
+    for (int64_t b = 0; b * BLOCK < count; b++) {
+        const float *from = values + at[b], *next = values + ((b + 1) * BLOCK < count ? at[b + 1] : at[b]);
+        int tokens = count - b * BLOCK < BLOCK ? (int)(count - b * BLOCK) : BLOCK;
+        for (int p = 0; p < tokens; p++) {
+            for (int i = 0; i < lanes; i++) {
+                FETCH(next + p * dim + i * LANES);
+                Lanes v = load(from + p * dim + i * LANES);
+                for (int g = 0; g < heads; g++) sum[g][i] += weights[(g * SPAN + b) * BLOCK + p] * v;
+            }
+        }
+    }
+    for (int g = 0; g < heads; g++)
+        for (int i = 0; i < lanes; i++) save(out + g * dim + i * LANES, sum[g][i]);
+}
+
+/* Take a span of up to SPAN blocks, `at` these places, into the running sums of `heads` query heads. Its tokens skip .. count - 1
+   are seen. */
+INLINE void take(const int heads, const float *q, int dim, float scale, const float *keys, const float *values, const int64_t *at,
+                 int64_t skip, int64_t count, float *most, float *sum, float *out) {
+    float scores[HEADS * SPAN * BLOCK];
+    Lanes highest[HEADS];
+    for (int g = 0; g < heads; g++) highest[g] = all(HIDDEN);
+    int64_t blocks = (count + BLOCK - 1) / BLOCK;
+    for (int64_t b = 0; b < blocks; b++)
+        score(heads, q, dim, scale, keys + at[b], b + 1 < blocks ? keys + at[b + 1] : values + at[0], skip - b * BLOCK,
+              count - b * BLOCK, scores + b * BLOCK, highest);
+    for (int g = 0; g < heads; g++) {
+        float before = most[g], here = most_of(highest[g]);
+        most[g] = here > before ? here : before;
+        float *row = scores + g * SPAN * BLOCK;
+        Lanes total = all(0.0f);
+        for (int64_t p = 0; p < blocks * BLOCK; p += LANES) {
+            Lanes weight = negative_exp(load(row + p) - most[g]);
+            save(row + p, weight);
+            total += weight;
+        }
+        float fade = before == HIDDEN ? 0.0f : negative_exp(all(before - most[g]))[0];
+        sum[g] = sum[g] * fade + sum_of(total);
+        if (before != HIDDEN && fade != 1.0f)
+            for (int i = 0; i < dim; i++) out[g * dim + i] *= fade;
+    }
+    int i = 0;
+    for (; i + 4 * LANES <= dim; i += 4 * LANES) weigh(heads, 4, dim, values + i, at, count, scores, out + i);
+    for (; i + LANES <= dim; i += LANES) weigh(heads, 1, dim, values + i, at, count, scores, out + i);
+    for (; i < dim; i++)
+        for (int g = 0; g < heads; g++)
+            for (int64_t p = 0; p < count; p++) out[g * dim + i] += scores[g * SPAN * BLOCK + p] * values[at[p / BLOCK] + p % BLOCK * dim + i];
 }
 
 /* The blocks of one table that a sequence reads, for `group` query heads of one key/value head. `first`: its first token's position. */
 static void read_table(const Table *table, int64_t sequence, int64_t first, int64_t oldest, int kv_heads, int kv, int group, int dim,
                        float scale, const float *q, float *most, float *sum, float *out) {
-    int64_t length = table->lengths[sequence], size = (int64_t)dim * BLOCK;
+    int64_t length = table->lengths[sequence], size = (int64_t)dim * BLOCK, at[SPAN];
     const int64_t *blocks = table->blocks + table->starts[sequence];
-    for (int64_t b = 0; b * BLOCK < length; b++) {
-        int64_t count = length - b * BLOCK, skip = oldest - (first + b * BLOCK);
-        if (skip >= BLOCK || skip >= count) continue;
-        int64_t at = (blocks[b] * kv_heads + kv) * size;
-        int64_t then = (b + 1) * BLOCK < length ? (blocks[b + 1] * kv_heads + kv) * size : at;
-        for (int g = 0; g < group; g += 4) {
-            int heads = group - g < 4 ? group - g : 4, seen = count < BLOCK ? (int)count : BLOCK, from = skip < 0 ? 0 : (int)skip;
-#define TAKE(n)                                                                                                           \
-    take(n, q + g * dim, dim, scale, table->keys + at, table->values + at, table->keys + then, table->values + then, from, \
-         seen, most + g, sum + g, out + g * dim)
+    int64_t unseen = oldest > first ? oldest - first : 0; /* tokens that the window has left behind */
+    for (int64_t b = unseen / BLOCK; b * BLOCK < length; b += SPAN) {
+        int64_t count = length - b * BLOCK < SPAN * BLOCK ? length - b * BLOCK : SPAN * BLOCK, skip = unseen - b * BLOCK;
+        if (skip >= count) continue;
+        for (int64_t i = 0; i * BLOCK < count; i++) at[i] = (blocks[b + i] * kv_heads + kv) * size;
+        for (int g = 0; g < group; g += HEADS) {
+            int heads = group - g < HEADS ? group - g : HEADS;
+#define TAKE(n) take(n, q + g * dim, dim, scale, table->keys, table->values, at, skip, count, most + g, sum + g, out + g * dim)
             if (heads == 1) TAKE(1);
             else if (heads == 2) TAKE(2);
             else if (heads == 3) TAKE(3);

@@ -26,7 +26,7 @@ from headway.machine import c_compiler
 _SOURCE = Path(__file__).with_name("kernel.c")
 _FLAGS = (  # not -ffast-math: loading a library made with it changes how the whole process treats tiny numbers
     *("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC", "-std=c11"),
-    *("-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-fassociative-math"),
+    *("-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-fassociative-math", "-ffp-contract=fast"),
 )
 _SECONDS = 60
 MOST_DIM, MOST_GROUP = 256, 64  # as in kernel.c

@@ -101,7 +101,6 @@ class Block(nn.Module):
         self.after_mlp = norm("after")
         self.activation = _ACTIVATIONS[config.activation]
         self.swish = config.activation == "silu" and not config.mlp_bias
-        self.gate_up.weight.halves = self.swish  # type: ignore[attr-defined]
         self.adds = config.norms == "before"
 
     def forward(self, x: Tensor, turn: Turn, see: See) -> Tensor:
@@ -173,7 +172,15 @@ class Decoder(nn.Module):
 
     def decode(self, ids: Tensor, positions: Tensor, cache: KeyValues) -> Tensor:
         """Hidden states [B, width] of one new token of each of B sequences, ids and positions [B]."""
-        return self.hidden(ids, positions, cache.attend)
+        rows = len(ids)
+        more = products.rounded(rows) - rows
+        if not more:
+            return self.hidden(ids, positions, cache.attend)
+
+        def attention(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            return F.pad(cache.attend(layer, q[:rows], k[:rows], v[:rows]), (0, 0, 0, 0, 0, more))
+
+        return self.hidden(F.pad(ids, (0, more)), F.pad(positions, (0, more)), attention)[:rows]
 
     def hidden(self, ids: Tensor, positions: Tensor, attention: Callable[[int, Tensor, Tensor, Tensor], Tensor]) -> Tensor:
         """Hidden states [T, width] of ids [T] at positions [T], after the last norm.
