@@ -1,4 +1,4 @@
-"""The compiled form of what lies between a decode step's matrix products, for float32 on a CPU whose machine has a C compiler.
+"""The compiled form of what lies between matrix products, for float32 on a CPU whose machine has a C compiler.
 
 `kernel.c` is compiled at its first use, in about a second, into the user's cache folder, under a name that holds the source, the
 compiler and the processor. Without a compiler, or with HEADWAY_KERNEL=0, there is none, and PyTorch computes the same numbers
@@ -60,17 +60,21 @@ class Kernel:
     """The loaded library."""
 
     def __init__(self, library: ctypes.CDLL):
-        self._attend, self._norm = library.headway_attend, library.headway_rms_norm
-        self._rotate, self._gate = library.headway_rotate, library.headway_gate
         long, number, real, pointer = ctypes.c_int64, ctypes.c_int, ctypes.c_float, ctypes.c_void_p
+        self._attend, self._norm, self._norm_backward, self._rotate, self._gate, self._gate_backward = (
+            getattr(library, f"headway_{name}")
+            for name in ("attend", "rms_norm", "rms_norm_backward", "rotate", "gate", "gate_backward")
+        )
         self._attend.argtypes = [
             long, number, number, number, real, long, ctypes.POINTER(_Table), ctypes.POINTER(_Table),
             pointer, long, pointer, long, pointer, long, pointer,
         ]  # fmt: skip
-        self._norm.argtypes = [long, long, long, real, real, pointer, pointer, pointer]
-        self._rotate.argtypes = [long, long, long, long, long, pointer, pointer, pointer]
-        self._gate.argtypes = [long, long, pointer, pointer]
-        for function in (self._attend, self._norm, self._rotate, self._gate):
+        self._norm.argtypes = [long] * 3 + [real] * 2 + [pointer] * 3
+        self._norm_backward.argtypes = [long] * 3 + [real] * 2 + [pointer] * 5
+        self._rotate.argtypes = [long] * 6 + [real] + [pointer] * 4
+        self._gate.argtypes = [long] * 2 + [pointer] * 2
+        self._gate_backward.argtypes = [long] * 2 + [pointer] * 3
+        for function in (self._attend, self._norm, self._norm_backward, self._rotate, self._gate, self._gate_backward):
             function.restype = None
 
     def rms_norm(self, x: Tensor, weight: Tensor, offset: float, eps: float) -> Tensor:
@@ -80,17 +84,35 @@ class Kernel:
         self._norm(len(x), x.shape[1], x.stride(0), offset, eps, x.data_ptr(), weight.data_ptr(), out.data_ptr())
         return out
 
-    def rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> None:
-        """Turn x [T, heads, d], contiguous but for the first dimension, in place by cos and sin [T, 1, rotary dimensions]."""
-        assert x.stride()[1:] == (x.shape[2], 1), "heads lie side by side"
-        dims = cos.shape[-1]
+    def rms_norm_backward(self, x: Tensor, weight: Tensor, offset: float, eps: float, grad: Tensor) -> tuple[Tensor, Tensor]:
+        """The gradients of x [T, n] and of the weight [n], from that of the result, [T, n]."""
+        x, grad = x if x.stride(1) == 1 else x.contiguous(), grad.contiguous()
+        dx, parts = torch.empty(x.shape), torch.empty(-(-len(x) // 64), x.shape[1])
+        pointers = [t.data_ptr() for t in (x, weight, grad, dx, parts)]
+        self._norm_backward(len(x), x.shape[1], x.stride(0), offset, eps, *pointers)
+        return dx, parts.sum(0)
+
+    def rotate(self, x: Tensor, cos: Tensor, sin: Tensor, out: Tensor, is_back: bool = False) -> None:
+        """Turn x [T, heads, d] by cos and sin [T, 1, rotary dimensions] into out, which may be x; or back.
+
+        x and out are contiguous but for the first dimension.
+        """
+        for side in (x, out):
+            assert side.stride()[1:] == (x.shape[2], 1), "heads lie side by side"
         cos, sin = cos.contiguous(), sin.contiguous()
-        self._rotate(len(x), x.shape[1], x.shape[2], x.stride(0), dims, cos.data_ptr(), sin.data_ptr(), x.data_ptr())
+        pointers = [t.data_ptr() for t in (cos, sin, x, out)]
+        self._rotate(*x.shape, x.stride(0), out.stride(0), cos.shape[-1], -1.0 if is_back else 1.0, *pointers)
 
     def gate(self, gate_up: Tensor) -> Tensor:
         """silu(gate) * up of contiguous [T, 2 m] -> [T, m]."""
         out = torch.empty((len(gate_up), gate_up.shape[1] // 2))
         self._gate(len(gate_up), out.shape[1], gate_up.data_ptr(), out.data_ptr())
+        return out
+
+    def gate_backward(self, gate_up: Tensor, grad: Tensor) -> Tensor:
+        """The gradient of contiguous gate_up [T, 2 m], from that of the result, [T, m]."""
+        grad, out = grad.contiguous(), torch.empty(gate_up.shape)
+        self._gate_backward(*grad.shape, gate_up.data_ptr(), grad.data_ptr(), out.data_ptr())
         return out
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, shared: _Table, own: _Table, scale: float, window: int) -> Tensor:

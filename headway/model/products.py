@@ -130,5 +130,5 @@ def rotate_in_place(x: Tensor, cos: Tensor, sin: Tensor) -> bool:
     compiled = kernel() if is_direct(x) else None
     if compiled is None or x.stride()[1:] != (x.shape[2], 1):
         return False
-    compiled.rotate(x, cos, sin)
+    compiled.rotate(x, cos, sin, out=x)
     return True

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
-from headway.model import products
+from headway.model import fused, products
 from headway.model.attention import Layout, attend
 from headway.model.config import LOCAL_ROPE, NO_ROPE, DecoderConfig
 from headway.model.rope import frequencies, rotate, rotation
@@ -49,6 +49,8 @@ class Norm(nn.RMSNorm):
         """x [..., size] -> [..., size], of the type of x."""
         if products.is_direct(x):
             return products.rms_norm(x, self.weight, self.offset, self.eps or 0.0)
+        if self.weight.dtype == torch.float32 and fused.kernel_for(x) is not None:
+            return fused.rms_norm(x, self.weight, self.offset, self.eps or 0.0)
         if not self.offset and x.dtype == self.weight.dtype:
             return F.rms_norm(x, self.normalized_shape, self.weight, self.eps)
         return F.rms_norm(x.float(), self.normalized_shape, self.weight.float() + self.offset, self.eps).to(x.dtype)
@@ -70,6 +72,8 @@ class Attention(nn.Module):
     def project(self, x: Tensor, turn: Turn) -> tuple[Tensor, Tensor, Tensor]:
         """x [T, width] -> normed and rotated q [T, heads, d] and k [T, kv_heads, d], plain v [T, kv_heads, d]."""
         both = products.linear(x, self.qkv).view(x.shape[0], self.heads + 2 * self.kv_heads, self.head_dim)
+        if turn is not None and not self.norms and torch.is_grad_enabled() and fused.kernel_for(both) is not None:
+            return fused.turn(both, *turn, self.heads, self.kv_heads)
         qk, v = both[:, : self.heads + self.kv_heads], both[:, self.heads + self.kv_heads :]
         if self.norms:
             parts = (qk[:, : self.heads], qk[:, self.heads :])
@@ -100,7 +104,8 @@ class Block(nn.Module):
         self.down = nn.Linear(config.mlp_width, config.width, bias=config.mlp_bias)
         self.after_mlp = norm("after")
         self.activation = _ACTIVATIONS[config.activation]
-        self.swish = config.activation == "silu" and not config.mlp_bias
+        self.is_silu = config.activation == "silu"
+        self.swish = self.is_silu and not config.mlp_bias
         self.adds = config.norms == "before"
 
     def forward(self, x: Tensor, turn: Turn, see: See) -> Tensor:
@@ -112,7 +117,10 @@ class Block(nn.Module):
     def _gated(self, x: Tensor) -> Tensor:
         if self.swish and products.is_direct(x):
             return products.swish_gate(x, self.gate_up.weight)
-        gate, up = products.linear(x, self.gate_up).chunk(2, dim=-1)
+        both = products.linear(x, self.gate_up)
+        if self.is_silu and torch.is_grad_enabled() and fused.kernel_for(both) is not None:
+            return fused.gate(both)
+        gate, up = both.chunk(2, dim=-1)
         return self.activation(gate) * up
 
     def _add(self, x: Tensor, y: Tensor, layer: nn.Linear, norm: nn.Module) -> Tensor:
