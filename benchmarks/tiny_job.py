@@ -8,10 +8,10 @@ DIR holds `model/`, a random Llama of 5.0 M parameters with its tokenizer, and `
     sft        16 ragged examples a step, every token learned; tokens a second (there is no padding: all of them are useful)
     packed     16 rows of 512 tokens a step, the same examples packed; tokens a second
     dpo        16 pairs a step, reference log-probs computed before the first; pairs a second
-    rl         8 prompts x 8 completions of up to 256 tokens a step: sampled, rewarded, learned from; completions a second
+    rl         8 prompts x 8 completions of up to 256 tokens a step, sampled, rewarded, learned from; completions a second
 
-Training is `train.fit` with its metrics and its resume points; AdamW, float32. The first two of --steps steps are left out, as the
-peers' scripts do. `gemm_share` is 6 N floating-point operations a token over the rate that this machine multiplies matrices of
+Training is `train.fit` with its metrics, and a resume point at the end alone; AdamW, float32. The first two of --steps steps are
+left out, as the peers' scripts do. `gemm_share` is 6 N floating-point operations a token over the rate that this machine multiplies matrices of
 1,024 x 1,024 at, measured before and after.
 """
 
@@ -44,6 +44,7 @@ from headway.train.resume import StageFolder
 from headway.types import Request
 
 Row = dict[str, Any]
+RARE = {"checkpoint_seconds": 1e9}  # the peers save nothing
 
 
 class Job:
@@ -93,7 +94,7 @@ def likelihood(job: Job, steps: int, is_packed: bool) -> Row:
         more = {"fill": round(sum(len(d.ids) for d in documents) / (512 * len(rows)), 4)}
     else:
         batches, more = (lambda: epochs(len(documents), 16, 0)), {}
-    config = StageConfig.model_validate({"optimizer": {"lr": 1e-4}})
+    config = StageConfig.model_validate({"optimizer": {"lr": 1e-4}, **RARE})
     rates = trained(job.model, Likelihood(job.model, documents, batches, config.micro_batch_tokens), config, steps)
     return {"tokens_per_s": round(rates["tokens"] / rates["seconds"], 1), "s_per_step": rates["s_per_step"], **more}
 
@@ -103,7 +104,7 @@ def dpo(job: Job, steps: int) -> Row:
     for row in job.rows[:1024]:
         good = worked(row["answer"])
         pairs.append(DocumentPair(job.document(row, good), job.document(row, good[:-3] + "1}.")))
-    config = DpoConfig.model_validate({"optimizer": {"lr": 1e-6}})
+    config = DpoConfig.model_validate({"optimizer": {"lr": 1e-6}, **RARE})
     started = time.perf_counter()
     reference = reference_logprobs(job.model, pairs, config.micro_batch_tokens)
     seconds = time.perf_counter() - started
@@ -117,7 +118,7 @@ def dpo(job: Job, steps: int) -> Row:
 
 
 class Groups:
-    """Eight problems a step, eight fresh completions each, with the peers' reward: what length modulo 7 has to do with the answer."""
+    """Eight problems a step, eight fresh completions each, with the peers' reward: does the answer hold the length modulo 7?"""
 
     def __init__(self, job: Job):
         self._job, self._engine = job, Engine(job.model, [job.tokenizer.stop_id])
@@ -148,7 +149,7 @@ class Groups:
 
 
 def rl(job: Job, steps: int) -> Row:
-    config = RlConfig.model_validate({"optimizer": {"lr": 1e-6}, "prompts": 8, "group_size": 8, "max_tokens": 256})
+    config = RlConfig.model_validate({"optimizer": {"lr": 1e-6}, "prompts": 8, "group_size": 8, "max_tokens": 256, **RARE})
     rates = trained(job.model, PolicyGradient(job.model, Groups(job), config), config, steps)
     mean = {name: sum(row[name] for row in rates["rows"]) / len(rates["rows"]) for name in ("sampling_s", "trained")}
     return {

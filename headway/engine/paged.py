@@ -180,7 +180,7 @@ class Decoding:
 
 
 class CompiledDecoding:
-    """The same as `Decoding`, by `kernel.c`: float32 on a CPU with a C compiler."""
+    """The same as `Decoding`, by `c/blocks.c`: float32 on a CPU with a C compiler."""
 
     def __init__(self, cache: BlockCache, compiled: Kernel):
         self._cache, self._kernel = cache, compiled

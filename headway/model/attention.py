@@ -19,6 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from headway.model import fused
+from headway.model.kernel import Documents
+
 _LEAST_STEP = 256  # queries of a windowed layer at once
 _SIMILAR = 0.8  # a gathered batch holds documents at least this share of its longest
 
@@ -31,12 +34,14 @@ class Layout:
     second begins with the first two tokens of the first, ``positions=[0,1,2,2,3]`` and groups ``[[0,1,3,4]]`` and ``[[0,1,2]]``.
 
     positions [T] restart at every document. Each group [B, L] holds token indices (padding repeats index 0).
-    `inverse` [T] is each token's place in its own document among the flattened groups laid end to end.
+    `inverse` [T] is each token's place in its own document among the flattened groups laid end to end. `documents` says the same
+    as `groups`, without padding, on the CPU.
     """
 
     positions: Tensor
     groups: tuple[Tensor, ...]
     inverse: Tensor
+    documents: Documents
     lengths: tuple[int, ...]
     is_shared: bool  # some tokens stand in several documents
 
@@ -76,7 +81,10 @@ def lay_out(
         inverse[index[is_own]] = place[is_own]
         groups.append(index.where(valid, torch.zeros_like(index)).to(device))
         offset += index.numel()
-    return Layout(positions.to(device), tuple(groups), inverse.to(device), tuple(lengths), bool(shared))
+    parts = zip(origin.tolist(), prefix.tolist(), starts.tolist(), lengths, strict=True)
+    places = [torch.arange(a, a + n) for first, count, start, length in parts for a, n in ((first, count), (start, length)) if n]
+    documents = Documents(torch.cat(places), F.pad(whole.cumsum(0), (1, 0)), sizes)
+    return Layout(positions.to(device), tuple(groups), inverse.to(device), documents, tuple(lengths), bool(shared))
 
 
 def _similar(lengths: Sequence[int]) -> list[list[int]]:
@@ -143,6 +151,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor, layout: Layout, window: int = 0, sca
     With a `window` each token sees the last `window` tokens of its document, itself included; 0: all of them. `scale` multiplies
     q k; None: d ** -0.5.
     """
+    if not window or layout.documents.longest <= window:
+        found = fused.causal(q, k, v, layout.documents, layout.is_shared, scale)
+        if found is not None:
+            return found
     outputs: list[Tensor] = []
     offset = 0
     for index in layout.groups:

@@ -1,11 +1,12 @@
-"""What lies between the matrix products of training, each in one pass over memory forward and one backward (`kernel.c`).
+"""What lies between the matrix products of training, each in one pass over memory forward and one backward (`c/`).
 
     rms_norm    x / rms(x) * (offset + weight)
     turn        q | k | v  ->  rotated q, rotated k, v
+    causal      attention inside documents, where they lie
     gate        silu(gate) * up
 
-For float32 on a CPU with a C compiler; elsewhere, and under `torch.compile`, the callers write the same in PyTorch, and the results
-agree but for the last bits. `products` holds the forms without gradients. It does not know a layer.
+For float32 on a CPU with a C compiler; elsewhere, and under `torch.compile`, the callers write the same in PyTorch, and the
+results agree but for the last bits. `products` holds the forms without gradients. It does not know a layer.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from headway.model.kernel import Kernel, kernel
+from headway.model.kernel import Documents, Kernel, kernel
 
 
 def kernel_for(x: Tensor) -> Kernel | None:
@@ -97,3 +98,32 @@ class _Gate(torch.autograd.Function):
 def gate(gate_up: Tensor) -> Tensor:
     """silu(gate) * up of contiguous [T, 2 m] -> [T, m]."""
     return _Gate.apply(gate_up)  # type: ignore[no-any-return]
+
+
+class _Causal(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, documents: Documents, is_shared: bool, scale: float) -> Tensor:
+        q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
+        out, sums = _kernel().causal(q, k, v, documents, scale)
+        ctx.save_for_backward(q, k, v, out, sums)
+        ctx.documents, ctx.is_shared, ctx.scale = documents, is_shared, scale
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, out, sums = ctx.saved_tensors
+        dq, dk, dv = _kernel().causal_backward((q, k, v), (out, sums), ctx.documents, ctx.scale, grads[0])
+        if ctx.is_shared:  # a shared token's gradient is the sum over its documents
+            dk, dv = (torch.zeros_like(k).index_add_(0, ctx.documents.index, x) for x in (dk, dv))
+        return dq, dk, dv, None, None, None
+
+
+def causal(q: Tensor, k: Tensor, v: Tensor, documents: Documents, is_shared: bool, scale: float | None) -> Tensor | None:
+    """Causal attention inside documents: q [T, heads, d], k and v [T, kv_heads, d] -> [T, heads, d]. `scale` None: d ** -0.5.
+
+    None where there is no kernel for it, or so few documents that threads would stand idle.
+    """
+    if kernel_for(q) is None or len(documents.own) * k.shape[1] < torch.get_num_threads():
+        return None
+    return _Causal.apply(q, k, v, documents, is_shared, q.shape[2] ** -0.5 if scale is None else scale)  # type: ignore

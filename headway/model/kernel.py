@@ -1,8 +1,9 @@
 """The compiled form of what lies between matrix products, for float32 on a CPU whose machine has a C compiler.
 
-`kernel.c` is compiled at its first use, in about a second, into the user's cache folder, under a name that holds the source, the
-compiler and the processor. Without a compiler, or with HEADWAY_KERNEL=0, there is none, and PyTorch computes the same numbers
-but for the last bits, more slowly. It runs on PyTorch's own threads. This file does not know what a cache or a layer is.
+The files of `c/` are compiled at their first use, in about two seconds, into the user's cache folder, under a name that holds
+their text, the compiler and the processor. Without a compiler, or with HEADWAY_KERNEL=0, there is no kernel, and PyTorch computes
+the same numbers but for the last bits, more slowly. It runs on PyTorch's own threads. This file does not know what a cache or
+a layer is.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import tempfile
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,13 +25,13 @@ from torch import Tensor
 
 from headway.machine import c_compiler
 
-_SOURCE = Path(__file__).with_name("kernel.c")
+_SOURCES = sorted(Path(__file__).with_name("c").iterdir())
 _FLAGS = (  # not -ffast-math: loading a library made with it changes how the whole process treats tiny numbers
     *("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC", "-std=c11"),
     *("-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-fassociative-math", "-ffp-contract=fast"),
 )
 _SECONDS = 60
-MOST_DIM, MOST_GROUP = 256, 64  # as in kernel.c
+MOST_DIM, MOST_GROUP = 256, 64  # as in c/blocks.c
 
 
 class _Table(ctypes.Structure):
@@ -61,9 +63,11 @@ class Kernel:
 
     def __init__(self, library: ctypes.CDLL):
         long, number, real, pointer = ctypes.c_int64, ctypes.c_int, ctypes.c_float, ctypes.c_void_p
-        self._attend, self._norm, self._norm_backward, self._rotate, self._gate, self._gate_backward = (
-            getattr(library, f"headway_{name}")
-            for name in ("attend", "rms_norm", "rms_norm_backward", "rotate", "gate", "gate_backward")
+        self._attend, self._causal, self._causal_backward = (
+            getattr(library, f"headway_{name}") for name in ("attend", "causal", "causal_backward")
+        )
+        self._norm, self._norm_backward, self._rotate, self._gate, self._gate_backward = (
+            getattr(library, f"headway_{name}") for name in ("rms_norm", "rms_norm_backward", "rotate", "gate", "gate_backward")
         )
         self._attend.argtypes = [
             long, number, number, number, real, long, ctypes.POINTER(_Table), ctypes.POINTER(_Table),
@@ -76,6 +80,10 @@ class Kernel:
         self._gate_backward.argtypes = [long] * 2 + [pointer] * 3
         for function in (self._attend, self._norm, self._norm_backward, self._rotate, self._gate, self._gate_backward):
             function.restype = None
+        documents = [long, number, number, number, real]
+        self._causal.argtypes = documents + [pointer] * 8
+        self._causal_backward.argtypes = documents + [pointer] * 12
+        self._causal.restype = self._causal_backward.restype = number
 
     def rms_norm(self, x: Tensor, weight: Tensor, offset: float, eps: float) -> Tensor:
         """x / rms(x) * (offset + weight): x [T, n], contiguous but for the first dimension."""
@@ -127,6 +135,59 @@ class Kernel:
         )  # fmt: skip
         return out
 
+    def causal(self, q: Tensor, k: Tensor, v: Tensor, documents: Documents, scale: float) -> tuple[Tensor, Tensor]:
+        """Causal attention inside documents: contiguous q [T, heads, d], k and v [T, kv_heads, d] -> [T, heads, d].
+
+        With it the log of the sum of e^score [T, heads], for the gradients. MemoryError where there is none left.
+        """
+        out, sums = torch.empty(q.shape), torch.empty(q.shape[:2])
+        if self._causal(*_shape(q, k, documents), scale, *_pointers(*documents, q, k, v, out, sums)):
+            raise MemoryError(f"no memory for attention over a document of {documents.longest} tokens")
+        return out, sums
+
+    def causal_backward(
+        self,
+        asked: tuple[Tensor, Tensor, Tensor],
+        found: tuple[Tensor, Tensor],
+        documents: Documents,
+        scale: float,
+        grad: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """From `grad`, the gradient of what `causal` found for (q, k, v) asked: that of q, [T, heads, d].
+
+        And those of k and v by document, [all documents' tokens, kv_heads, d].
+        """
+        q, k, v = asked
+        dq = torch.empty(q.shape)
+        dk, dv = (torch.empty(len(documents.index), *k.shape[1:]) for _ in range(2))
+        tensors = (*documents, q, k, v, *found, grad.contiguous(), dq, dk, dv)
+        if self._causal_backward(*_shape(q, k, documents), scale, *_pointers(*tensors)):
+            raise MemoryError(f"no memory for the gradients of attention over a document of {documents.longest} tokens")
+        return dq, dk, dv
+
+
+class Documents(NamedTuple):
+    """Documents among flat tokens, int64: j is the tokens `index[starts[j] : starts[j + 1]]`, the last `own[j]` its own."""
+
+    index: Tensor
+    starts: Tensor
+    own: Tensor
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest document."""
+        return int(self.starts.diff().max())
+
+
+def _shape(q: Tensor, k: Tensor, documents: Documents) -> tuple[int, int, int, int]:
+    """Documents, kv heads, query heads a kv head, dimensions."""
+    return len(documents.own), k.shape[1], q.shape[1] // k.shape[1], q.shape[2]
+
+
+def _pointers(*tensors: Tensor) -> list[int]:
+    assert all(tensor.is_contiguous() for tensor in tensors), "the kernel reads along memory"
+    return [tensor.data_ptr() for tensor in tensors]
+
 
 @cache
 def kernel() -> Kernel | None:
@@ -144,7 +205,7 @@ def _compiled(compiler: str) -> Path:
     """The library's file, made if it is not there. Raises OSError or SubprocessError."""
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=_SECONDS, check=True).stdout
     digest = hashlib.blake2b(digest_size=8)
-    for part in (_SOURCE.read_text(), compiler, version, *_FLAGS, _processor()):
+    for part in (*(path.read_text() for path in _SOURCES), compiler, version, *_FLAGS, _processor()):
         digest.update(part.encode() + b"\0")
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "headway"
     found = root / f"kernel-{digest.hexdigest()}.so"
@@ -153,7 +214,8 @@ def _compiled(compiler: str) -> Path:
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root) as folder:  # beside its place, to be renamed into it
         made = Path(folder) / "kernel.so"
-        command = [compiler, *_FLAGS, str(_SOURCE), "-o", str(made)]
+        sources = [str(path) for path in _SOURCES if path.suffix == ".c"]
+        command = [compiler, *_FLAGS, *sources, "-lm", "-o", str(made)]
         subprocess.run(command, capture_output=True, timeout=_SECONDS, check=True)
         made.replace(found)
     return found

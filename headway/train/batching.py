@@ -1,7 +1,7 @@
 """Documents to batches: which tokens stand together, which are learned, and how much goes through the model at once.
 
     document   prompt | completion                      ids [n], learned from `first_target` on
-    flat       prompt | completion 0 | completion 1 | prompt | completion ...      a prompt that documents share stands once
+    flat       prompt | completion 0 | rest of 1 | prompt | completion ...      a beginning that documents share stands once
 
 A step's documents are split into micro-batches by tokens, those of one prompt together. It does not know losses, and no padding
 exists.
@@ -13,6 +13,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -64,26 +65,24 @@ class Flat:
 
 
 def flatten(documents: Sequence[Document], device: torch.device | str = "cpu") -> Flat:
-    """Lay documents end to end for one forward pass; a prompt that stands there already is not laid again."""
+    """Lay documents end to end for one forward pass; what begins as an earlier document of the same prompt is not laid again."""
     assert min(len(d.ids) for d in documents) > 1, "a document needs at least two tokens"
-    firsts: dict[tuple[int, ...], tuple[int, int]] = {}  # prompt -> where it stands: the layout's document, and the place
+    firsts: dict[tuple[int, ...], tuple[int, int, Document]] = {}  # prompt -> the layout's document, its place, and itself
     shared: dict[int, tuple[int, int]] = {}
     ids: list[int] = []
     lengths: list[int] = []
     rows: list[int] = []
     for document in documents:
         prompt, inputs = document.first_target, document.ids[:-1]
-        if document.prompt not in firsts:
-            firsts[document.prompt] = len(lengths), len(ids)
-            rows += range(len(ids) + prompt - 1, len(ids) + len(inputs))
-        else:
-            number, place = firsts[document.prompt]
-            inputs = inputs[prompt:]
-            rows += (place + prompt - 1, *range(len(ids), len(ids) + len(inputs)))
-            if inputs:  # else its only target follows the prompt
-                shared[len(lengths)] = number, prompt
-        ids += inputs
-        lengths += [len(inputs)] if inputs else []
+        number, place, first = firsts.setdefault(document.prompt, (len(lengths), len(ids), document))
+        common = common_inputs(first, document) if first is not document else 0
+        rows += range(place + prompt - 1, place + common)
+        rows += range(len(ids) + max(0, prompt - 1 - common), len(ids) + len(inputs) - common)
+        if len(inputs) > common:  # else the first document holds all of it
+            if common:
+                shared[len(lengths)] = number, common
+            ids += inputs[common:]
+            lengths.append(len(inputs) - common)
     targets = [token for d in documents for token in d.ids[d.first_target :]]
     owner = torch.arange(len(documents)).repeat_interleave(torch.tensor([d.num_targets for d in documents]))
     return Flat(
@@ -94,6 +93,13 @@ def flatten(documents: Sequence[Document], device: torch.device | str = "cpu") -
         lay_out(lengths, device, shared),
         len(documents),
     )
+
+
+def common_inputs(first: Document, second: Document) -> int:
+    """How many tokens two documents of one prompt begin with in common; a last token is no input, and does not count."""
+    most = min(len(first.ids), len(second.ids)) - 1
+    same = np.equal(first.ids[:most], second.ids[:most])
+    return most if same.all() else int(same.argmin())
 
 
 def micro_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from headway.config import StageConfig
 from headway.errors import CheckpointError
+from headway.machine import keep_freed_memory
 from headway.model.transformer import Decoder
 from headway.train.optim import Optimizer, learning_rate, load_optimizer, make_optimizer, optimizer_tensors, update
 from headway.train.resume import StageFolder
@@ -75,6 +76,7 @@ def fit(model: Decoder, objective: Objective[Any], config: StageConfig, steps: i
 
     Raises FloatingPointError when a gradient is not finite: the weights are then those before that step.
     """
+    keep_freed_memory()
     optimizer = make_optimizer(model, config.optimizer)
     step, tokens, ended = _resume(model, optimizer, objective, folder)
     saved_at = time.monotonic()

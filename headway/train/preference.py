@@ -2,8 +2,8 @@
 
     loss of a step = mean over its pairs of  -log sigmoid( beta [ (lw - rw) - (ll - rl) ] )  [+ alpha * NLL of the chosen]
 
-A pair's documents share their prompt, which is computed once, and learn the completion only. It does not know what made one of
-them better.
+What a pair's documents begin with in common, the prompt and often more, is computed once; they learn the completion only. It
+does not know what made one of them better.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from headway.config import DpoConfig
 from headway.model.transformer import Decoder
-from headway.train.batching import Document, Flat, flatten, micro_batches
+from headway.train.batching import Document, Flat, common_inputs, flatten, micro_batches
 from headway.train.likelihood import document_logprobs
 from headway.train.losses import dpo, sequence_sums
 
@@ -32,9 +32,9 @@ class DocumentPair:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of both, a common prompt counted once."""
+        """Tokens of both, a common beginning counted once."""
         both = len(self.chosen.ids) + len(self.rejected.ids)
-        return both - (len(self.chosen.prompt) if self.chosen.prompt == self.rejected.prompt else 0)
+        return both - (common_inputs(self.chosen, self.rejected) if self.chosen.prompt == self.rejected.prompt else 0)
 
 
 @dataclass(frozen=True, slots=True)
