@@ -185,7 +185,7 @@ class PolicyGradient:
             return reinforce(logprobs, micro.advantages, weights), None
         log_ratio = token_log_ratio(logprobs, old, weights)
         if config.ratio_level == "sequence":
-            log_ratio = sequence_log_ratio(log_ratio, micro.flat.owner, micro.flat.num_documents)
+            log_ratio = sequence_log_ratio(log_ratio, weights, micro.flat.owner, micro.flat.num_documents)
         if config.surrogate == "weight":
             return weighted_surrogate(logprobs, log_ratio, micro.advantages, weights, config.clip_low, config.clip_high)
         return clipped_surrogate(log_ratio, micro.advantages, weights, config.clip_low, config.clip_high)

@@ -33,13 +33,13 @@ def token_log_ratio(logprobs: Tensor, old_logprobs: Tensor, weights: Tensor) -> 
     return torch.where(weights > 0, logprobs - old_logprobs, torch.zeros_like(logprobs))
 
 
-def sequence_log_ratio(log_ratio: Tensor, owner: Tensor, sequences: int) -> Tensor:
-    """GSPO's log s_i (2507.18071, eq. 7): each token [N] gets the mean over the tokens of its sequence, `owner[n]`.
+def sequence_log_ratio(log_ratio: Tensor, weights: Tensor, owner: Tensor, sequences: int) -> Tensor:
+    """GSPO's log s_i (2507.18071, eq. 7): each token [N] gets the mean over the tokens with a weight of its sequence `owner[n]`.
 
     s_i = (pi(y) / pi_old(y)) ^ (1 / length): as all tokens share it, whole sequences are clipped.
     """
     sums = sequence_sums(log_ratio, owner, sequences)
-    lengths = torch.bincount(owner, minlength=sequences).clamp(min=1)
+    lengths = sequence_sums((weights > 0).to(log_ratio.dtype), owner, sequences).clamp(min=1)
     return (sums / lengths)[owner]
 
 

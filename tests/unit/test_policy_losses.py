@@ -91,17 +91,18 @@ def test_within_the_bounds_weight_has_the_gradient_of_clip() -> None:
 
 
 def test_a_sequences_ratio_by_hand() -> None:
-    # ratios of the tokens 2 and 8 (sequence 0), 1/2 (sequence 2): geometric means 4 and 1/2; sequence 1 has no token
-    log_ratio = torch.tensor([LN2, 3 * LN2, -LN2])
-    found = sequence_log_ratio(log_ratio, torch.tensor([0, 0, 2]), 3)
-    assert found.exp().tolist() == pytest.approx([4.0, 4.0, 0.5])
+    # ratios of the tokens 2 and 8 (sequence 0), 1/2 (sequence 2): geometric means 4 and 1/2; sequence 1 has no token, and the
+    # last one of sequence 2 no weight
+    log_ratio = torch.tensor([LN2, 3 * LN2, -LN2, 0.0])
+    found = sequence_log_ratio(log_ratio, torch.tensor([0.1, 0.1, 0.1, 0.0]), torch.tensor([0, 0, 2, 2]), 3)
+    assert found[:3].exp().tolist() == pytest.approx([4.0, 4.0, 0.5])
 
 
 def test_gspo_by_hand() -> None:
     """Two sequences of A = 1: s = 4 is clipped to 1.5 and has no gradient; s = 1/2 stays, each token with 1/length of it."""
     logprobs = leaf(LN2, 3 * LN2, -LN2, -LN2)
     weights = torch.tensor([0.25, 0.25, 0.25, 0.25])  # sequence means over 2 sequences of 2
-    log_ratio = sequence_log_ratio(token_log_ratio(logprobs, torch.zeros(4), weights), torch.tensor([0, 0, 1, 1]), 2)
+    log_ratio = sequence_log_ratio(token_log_ratio(logprobs, torch.zeros(4), weights), weights, torch.tensor([0, 0, 1, 1]), 2)
     loss, clipped = clipped_surrogate(log_ratio, torch.ones(4), weights, 0.6, 0.5)
     assert loss.item() == pytest.approx(-(1.5 + 0.5) / 2)
     # d/d lp_t of s/2 = s/2 x 1/length = 0.5 / 2 / 2
@@ -132,7 +133,7 @@ def loss_of(kind: str, logprobs: Tensor, old: Tensor, advantages: Tensor, weight
     if kind == "weight":
         return weighted_surrogate(logprobs, log_ratio, advantages, weights, 1.0, 4.0)[0]
     if kind == "sequence":
-        log_ratio = sequence_log_ratio(log_ratio, torch.zeros(len(logprobs), dtype=torch.int64), 1)
+        log_ratio = sequence_log_ratio(log_ratio, weights, torch.zeros(len(logprobs), dtype=torch.int64), 1)
     return clipped_surrogate(log_ratio, advantages, weights, 0.2, 0.28)[0]
 
 
@@ -144,13 +145,13 @@ def test_at_ratio_one_and_advantage_one_the_gradient_is_that_of_nll(kind: str) -
     assert gradient(loss, logprobs) == pytest.approx(gradient(nll(logprobs, 5), logprobs))
 
 
-@pytest.mark.parametrize("kind", ["clip", "weight", "reinforce"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("bad", [-math.inf, math.nan, 900.0])
 def test_a_token_of_no_weight_has_no_value_and_no_gradient(kind: str, bad: float) -> None:
     logprobs = leaf(-1.0, bad)
     weights = torch.tensor([1.0, 0.0])
     loss = loss_of(kind, logprobs, torch.tensor([-1.0, -2.0]), torch.tensor([1.0, 0.0]), weights)
-    assert loss.item() == {"clip": -1.0, "weight": 1.0, "reinforce": 1.0}[kind]
+    assert loss.item() == {"clip": -1.0, "sequence": -1.0, "weight": 1.0, "reinforce": 1.0}[kind]
     assert gradient(loss, logprobs) == [-1.0, 0.0]
     penalty = kl_penalty("k3", logprobs, torch.tensor([-2.0, -2.0]), weights)
     assert penalty.item() == pytest.approx(1 / math.e)  # r = exp(-1): 1/e - 1 + 1
