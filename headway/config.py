@@ -7,10 +7,11 @@ recipe is read (`recipe`). Where a default is a published number, its comment sa
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from headway.objectives import contradiction, filled
 from headway.types import Split
 
 
@@ -225,11 +226,21 @@ class RlConfig(StageConfig):
     prompts: int = Field(default=64, ge=1)  # problems a step
     group_size: int = Field(default=8, ge=2)
     max_tokens: int = Field(default=25_600, ge=16)
-    minibatches: int = Field(default=1, ge=1)  # optimizer steps a batch of rollouts
+    minibatches: int = Field(default=1, ge=1)  # a batch of rollouts is parted into this many optimizer steps
+    epochs_per_batch: int = Field(default=1, ge=1)  # and gone over this often
+    # A name sets the nine keys below as published (docs/rl.md); "custom" is each by itself, and their defaults are DAPO's loss.
+    objective: Literal["custom", "grpo", "dr_grpo", "dapo", "gspo", "cispo", "rloo", "ppo"] = "custom"
+    baseline: Literal["group", "leave_one_out", "batch"] = "group"  # whose mean reward is taken off
+    scale_by_std: bool = True  # GRPO; off: Dr. GRPO
+    ratio_level: Literal["token", "sequence"] = "token"  # sequence: GSPO
+    surrogate: Literal["clip", "weight", "reinforce"] = "clip"  # PPO's min; CISPO's weight; no ratio
     clip_low: float = Field(default=0.2, gt=0)  # DAPO
     clip_high: float = Field(default=0.28, gt=0)  # DAPO's clip-higher; 0.2 is plain GRPO
-    scale_by_std: bool = True  # GRPO; off: Dr. GRPO
-    loss_level: Literal["token", "sequence"] = "token"  # DAPO's token-level mean, or GRPO's mean of sequence means
+    # DAPO's token-level mean, GRPO's mean of sequence means, RLOO's mean of sequence sums, Dr. GRPO's constant
+    loss_level: Literal["token", "sequence", "sequence_sum", "constant"] = "token"
+    kl: Literal["k1", "k2", "k3"] = "k3"  # to the stage's start: k1 is taken off the reward, k2 and k3 are added to the loss
+    kl_coef: float = Field(default=0.0, ge=0)  # 0 = no KL and no reference
+    tis_cap: float = Field(default=0.0, ge=0)  # truncated importance sampling against the sampler (published: 2); 0 = none
     temperature_start: float = Field(default=1.0, gt=0)  # Phi-4-Mini-Reasoning: 1.0 -> 0.6 over the first half
     temperature_end: float = Field(default=0.6, gt=0)
     anneal_share: float = Field(default=0.5, ge=0, le=1)
@@ -250,6 +261,18 @@ class RlConfig(StageConfig):
     problems: int = Field(default=0, ge=0)  # training problems in the pool; 0 = all
     pool: Literal["all", "mixed", "unsolved"] = "all"  # by the SFT model's stored rollouts (`dpo.own_problems`); see stages/rl.py
     log_gap: bool = True  # sampler_logprobs against the trainer's, each step
+    log_entropy: bool = True  # of the policy over the trained tokens
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_its_settings(cls, values: Any) -> Any:
+        return filled(cast("dict[str, Any]", values)) if isinstance(values, dict) else values
+
+    @model_validator(mode="after")
+    def _agree(self) -> RlConfig:
+        if wrong := contradiction(self.model_dump()):
+            raise ValueError(wrong)
+        return self
 
 
 class EvaluateConfig(Section):

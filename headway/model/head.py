@@ -1,6 +1,7 @@
 """Log-probabilities of given tokens, without ever holding tokens x vocabulary logits.
 
     lp_t = z_t[y_t] - logsumexp(z_t),   z_t = W h_t / temperature,        d lp / d z = onehot(y) - softmax(z)
+    entropy_t = - sum_v p_v log p_v,    p = softmax(z_t)                  in the same chunks, without a gradient
 
 Forward and backward walk over chunks of tokens and make the chunk's logits anew; only hidden states and one number a token
 are kept. It does not know which loss the log-probs go into.
@@ -24,17 +25,24 @@ def _chunks(tokens: int, vocabulary: int) -> range:
 
 class _TokenLogprobs(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, scale: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, scale: Tensor, with_entropy: bool
+    ) -> tuple[Tensor, Tensor]:
         steps = _chunks(hidden.shape[0], weight.shape[0])
         out = torch.empty(hidden.shape[0], dtype=torch.float32, device=hidden.device)
         norm = torch.empty_like(out)
+        entropy = torch.empty_like(out if with_entropy else out[:0])
         for start in steps:
             part = slice(start, start + steps.step)
             logits = _logits(hidden[part], weight, scale[part])
             norm[part] = logits.logsumexp(-1)
             out[part] = logits.gather(-1, targets[part, None]).squeeze(-1) - norm[part]
+            if with_entropy:
+                logits.sub_(norm[part, None])  # log p, each at most 0: a sum of like signs
+                entropy[part] = -logits.exp().mul_(logits).sum(-1)
         ctx.save_for_backward(hidden, weight, targets, scale, norm)
-        return out
+        ctx.mark_non_differentiable(entropy)
+        return out, entropy
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -50,7 +58,7 @@ class _TokenLogprobs(torch.autograd.Function):
             d_logits = d_logits.to(weight.dtype)
             d_hidden[part] = (d_logits @ weight).to(hidden.dtype)
             d_weight += d_logits.t() @ hidden[part].to(weight.dtype)
-        return d_hidden, d_weight.to(weight.dtype), None, None
+        return d_hidden, d_weight.to(weight.dtype), None, None, None
 
 
 def _logits(hidden: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
@@ -63,11 +71,24 @@ def token_logprobs(hidden: Tensor, weight: Tensor, targets: Tensor, temperature:
 
     hidden [T, width], weight [vocabulary, width], targets int64 [T]. Differentiable in hidden and weight.
     """
+    return _apply(hidden, weight, targets, temperature, False)[0]
+
+
+def token_logprobs_and_entropy(
+    hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float | Tensor = 1.0
+) -> tuple[Tensor, Tensor]:
+    """As `token_logprobs`, and the entropy of each of those distributions in nats, float32 [T], which has no gradient."""
+    return _apply(hidden, weight, targets, temperature, True)
+
+
+def _apply(
+    hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float | Tensor, with_entropy: bool
+) -> tuple[Tensor, Tensor]:
     temperature = torch.as_tensor(temperature, dtype=torch.float32, device=hidden.device)
     scale = (1.0 / temperature).expand(hidden.shape[0])
     if hidden.is_cuda and torch.is_autocast_enabled("cuda"):
         weight = weight.to(torch.get_autocast_dtype("cuda"))
-    return _TokenLogprobs.apply(hidden, weight, targets, scale)  # type: ignore[no-any-return]
+    return _TokenLogprobs.apply(hidden, weight, targets, scale, with_entropy)  # type: ignore[no-any-return]
 
 
 @torch.no_grad()

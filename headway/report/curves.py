@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from headway.report import charts
-from headway.report.glossary import ENTRIES, Entry, anchor
+from headway.report.entry import Entry
+from headway.report.glossary import ENTRIES, anchor
 from headway.report.markup import amount, escape
 from headway.report.tables import Curve
 

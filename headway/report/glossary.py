@@ -8,18 +8,8 @@ This file does not know where the numbers are computed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One metric. Example: ``Entry("loss", "Loss", "mean over the step's trained tokens ...", "NaN; rising ...")``."""
-
-    name: str
-    title: str
-    meaning: str  # what it is and how it is computed, with its unit
-    watch: str  # what a bad value looks like, and what it points to
-
+from headway.report.entry import Entry
+from headway.report.glossary_rl import RL
 
 _EVALUATION = (
     Entry(
@@ -168,63 +158,6 @@ _DPO = (
     ),
 )
 
-_RL = (
-    Entry(
-        "reward",
-        "Reward",
-        "Mean reward of the step's rollouts: +1 CORRECT, -1 otherwise, less any length penalty.",
-        "Flat.",
-    ),
-    Entry(
-        "entropy",
-        "Entropy",
-        "Mean entropy of the policy's next-token distribution over sampled positions, in nats.",
-        "Near 0 early: collapse; groups agree and nothing is learned. Rising steadily: the policy is coming apart.",
-    ),
-    Entry(
-        "temperature",
-        "Temperature",
-        "Temperature that the step's rollouts were sampled with; the trainer divides its logits by the same number.",
-        "-",
-    ),
-    Entry(
-        "gap_max",
-        "Largest sampler gap",
-        "Largest absolute difference, over the step's tokens, between the log-prob that the sampler recorded and the "
-        "one that the trainer computes before its first update.",
-        "Above 1e-4 in float32: sampler and trainer disagree, and the gradient is that of another model.",
-    ),
-    Entry(
-        "surprise",
-        "Surprise",
-        "Mean of -log p over sampled tokens, in nats, under the distribution they were sampled from: an estimate of its entropy.",
-        "Near 0 early: collapse; groups agree and nothing is learned. Rising steadily: the policy is coming apart.",
-    ),
-    Entry(
-        "clipped",
-        "Clipped",
-        "Share of trained tokens whose ratio left [1 - clip_low, 1 + clip_high] on the side that stops the gradient.",
-        "Above 0.2: the updates are too large, or too many a batch.",
-    ),
-    Entry(
-        "kl",
-        "KL to the sampler",
-        "Mean over trained tokens of the k3 estimate of KL(sampling policy || current policy), in nats (Schulman 2020).",
-        "Well above 0 at the first update: sampler and trainer disagree. Growing with minibatches: too many a batch.",
-    ),
-    Entry(
-        "trained_groups",
-        "Groups trained",
-        "Groups that carry an advantage, because their rollouts disagree, after every filter.",
-        "Few: the problems are too easy or too hard for this policy.",
-    ),
-    Entry("trained_rollouts", "Rollouts trained", "Rollouts with an advantage other than 0.", "As trained_groups."),
-    Entry("sampled_rollouts", "Rollouts sampled", "Fresh rollouts of the step, with refills and oversampling.", "-"),
-    Entry("sampled_tokens", "Tokens sampled", "Tokens of the step's fresh rollouts.", "-"),
-    Entry("all_correct", "Groups all right", "Share of fresh groups whose rollouts are all CORRECT.", "Near 1: too easy."),
-    Entry("all_wrong", "Groups all wrong", "Share of fresh groups without a CORRECT rollout.", "Near 1: too hard."),
-)
-
 _TABLE = (
     Entry(
         "num_problems",
@@ -332,7 +265,7 @@ SECTIONS = (
     ("Evaluation", _EVALUATION),
     ("Training", _TRAINING),
     ("Rollout DPO", _DPO),
-    ("Reinforcement learning", _RL),
+    ("Reinforcement learning", RL),
     ("The table of rollouts", _TABLE),
 )
 ENTRIES: dict[str, Entry] = {entry.name: entry for _, entries in SECTIONS for entry in entries}

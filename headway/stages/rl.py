@@ -11,17 +11,22 @@ learning rate 5e-7, 25K tokens. A pilot was unstable for three reasons, each wit
 Deviations:
 1. The length threshold, group sizes and clip are ours: the paper gives none. Clip-higher, the token-level mean, dynamic sampling
    and the soft overlong penalty are DAPO's (arXiv 2503.14476); resampling by history is SRPO's (arXiv 2504.14286).
-2. No KL term: recent recipes train without one.
+2. No KL term unless the recipe asks for one: recent recipes train without. Its reference is the stage's starting policy.
 3. Rollouts come from the trainer's own weights, so the ratio starts at 1 up to rounding (`gap_max` in the metrics).
 4. "Hard prompts" may be known before the first step: the SFT model's own rollouts, sampled for DPO, say on which problems it
    disagrees with itself (`pool = "mixed"`), or is not always right (`"unsolved"`); only those are asked then.
+5. The objective is a choice (`objective`, docs/rl.md). The paper's is GRPO's, with a clip and a KL that it does not give.
 """
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 from headway.errors import StoreError
+from headway.model.transformer import Decoder
 from headway.sample import Plan, rollouts_of, verdicts_of
 from headway.stages.rl_groups import Pool, choose, rewards, uniform_problems
 from headway.stages.workspace import Workspace, frozen
@@ -29,8 +34,9 @@ from headway.store.queries import rl_problems
 from headway.train.advantages import annealed, group_advantages
 from headway.train.batching import Document
 from headway.train.fit import Fitted
+from headway.train.frozen import fixed_logprobs, frozen_copy
 from headway.train.policy import PolicyGradient, Sampled, Trajectory
-from headway.types import Funnel, Group, Problem, StopReason
+from headway.types import Funnel, Group, Problem, Rollout, StopReason
 
 
 def reinforce(work: Workspace) -> Fitted:
@@ -51,7 +57,8 @@ def reinforce(work: Workspace) -> Fitted:
         problems = _uniform(work, problems)
     else:
         work.freeze("rl", selection, selection.ids)
-    rollouts = Rollouts(work, problems)
+    reference = frozen_copy(work.model) if config.kl_coef else None  # a resume, too, is given the weights of the stage's start
+    rollouts = Rollouts(work, problems, reference)
     return work.fit("rl", PolicyGradient(work.model, rollouts, config), config, config.steps)
 
 
@@ -78,12 +85,28 @@ def _uniform(work: Workspace, problems: list[Problem]) -> list[Problem]:
     return [by_id[i] for i in kept]
 
 
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    """A rollout that was chosen to be learned from: the one with this number in its group."""
+
+    group: Group
+    number: int
+
+    @property
+    def rollout(self) -> Rollout:
+        return self.group.rollouts[self.number]
+
+    @property
+    def document(self) -> Document:
+        return Document((*self.group.prompt_ids, *self.rollout.token_ids), len(self.group.prompt_ids))
+
+
 class Rollouts:
     """Fresh groups for every step (see `train.policy.Sampling`). They are appended to the store on the way."""
 
-    def __init__(self, work: Workspace, problems: list[Problem]):
+    def __init__(self, work: Workspace, problems: list[Problem], reference: Decoder | None = None):
         assert work.recipe.rl is not None
-        self._work, self._config = work, work.recipe.rl
+        self._work, self._config, self._reference = work, work.recipe.rl, reference
         self._pool = Pool(problems, work.recipe.seed, self._config.history_resampling)
 
     def sample(self, step: int) -> Sampled:
@@ -106,8 +129,16 @@ class Rollouts:
                 break
         trained = trained[: config.prompts]
         self._store(step, groups)
-        trajectories = [t for group, kept in trained for t in self._trajectories(group, kept)]
-        return Sampled(trajectories, temperature, _numbers(groups, len(trained), len(trajectories)))
+        drawn = [_Drawn(group, i) for group, kept in trained for i in kept]
+        advantages, references = self._advantages(drawn, temperature)
+        trajectories: list[Trajectory] = []
+        for one, advantage, reference in zip(drawn, advantages, references, strict=True):
+            is_masked = config.mask_truncated and one.rollout.stop_reason is StopReason.LENGTH
+            if self._reference is not None or (advantage and not is_masked):
+                advantage = 0.0 if is_masked else advantage
+                trajectories.append(Trajectory(one.document, one.rollout.logprobs, advantage, reference))
+        trained_groups = len({one.group.problem.id for one, advantage in zip(drawn, advantages, strict=True) if advantage})
+        return Sampled(trajectories, temperature, _numbers(groups, trained_groups, sum(bool(t.advantage) for t in trajectories)))
 
     def _groups(self, step: int, temperature: float, asked: set[str]) -> list[Group]:
         """One batch of prompts, none `asked` in this step before; with oversampling, hard ones get more samples."""
@@ -127,19 +158,28 @@ class Rollouts:
         extra = {g.problem.id: g for g in more}
         return [_joined(g, extra.get(g.problem.id)) for g in groups]
 
-    def _trajectories(self, group: Group, kept: list[int]) -> list[Trajectory]:
-        values = rewards(group, self._config)
-        advantages = group_advantages([values[i] for i in kept], self._config.scale_by_std)
-        found: list[Trajectory] = []
-        for i, advantage in zip(kept, advantages, strict=True):
-            rollout = group.rollouts[i]
-            if self._config.mask_truncated and rollout.stop_reason is StopReason.LENGTH:
-                continue
-            if advantage:
-                ids = (*group.prompt_ids, *rollout.token_ids)
-                document = Document(ids, len(group.prompt_ids))
-                found.append(Trajectory(document, rollout.logprobs, advantage))
-        return found
+    def _advantages(self, drawn: list[_Drawn], temperature: float) -> tuple[list[float], list[tuple[float, ...]]]:
+        """The advantage of each rollout within its group (or the step's batch), and the reference's log-probs of its tokens.
+
+        Those are () without a KL; a KL by k1 is taken off the reward before the baseline is.
+        """
+        config = self._config
+        values = [rewards(one.group, config)[one.number] for one in drawn]
+        references: list[tuple[float, ...]] = [()] * len(drawn)
+        if self._reference is not None and drawn:
+            documents = [one.document for one in drawn]
+            found = fixed_logprobs(self._reference, documents, config.micro_batch_tokens, temperature)
+            references = [tuple(logprobs.tolist()) for logprobs in found]
+            if config.kl == "k1":
+                values = [
+                    value - config.kl_coef * (math.fsum(one.rollout.logprobs) - math.fsum(reference))
+                    for value, one, reference in zip(values, drawn, references, strict=True)
+                ]
+        advantages: list[float] = []
+        for _, members in groupby(range(len(drawn)), lambda i: config.baseline == "batch" or drawn[i].group.problem.id):
+            own = [values[i] for i in members]
+            advantages += group_advantages(own, config.scale_by_std, config.baseline == "leave_one_out")
+        return advantages, references
 
     def _store(self, step: int, groups: list[Group]) -> None:
         self._work.store.add_rollouts(rollouts_of(groups), f"rl/{step}")

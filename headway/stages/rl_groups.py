@@ -113,14 +113,16 @@ def rewards(group: Group, config: RlConfig) -> list[float]:
 def choose(group: Group, config: RlConfig, seed: int) -> list[int]:
     """Which rollouts of a group are learned from; [] drops the group.
 
-    UNVERIFIABLE rollouts never count. A group whose rewards agree teaches nothing. Above `drop_above` it is too easy.
+    UNVERIFIABLE rollouts never count. Above `drop_above` a group is too easy. One whose rewards agree teaches nothing, unless
+    there is a KL to the reference or the baseline is the whole batch's; dynamic sampling wants groups that disagree in any case.
     """
     judged = [i for i, v in enumerate(group.verdicts) if v.outcome is not Outcome.UNVERIFIABLE]
     correct = [group.is_correct[i] for i in judged]
     if not judged or sum(correct) / len(judged) > config.drop_above:
         return []
     values = rewards(group, config)
-    if len({values[i] for i in judged}) < 2:
+    may_agree = (config.kl_coef or config.baseline == "batch") and not config.dynamic_sampling
+    if not may_agree and len({values[i] for i in judged}) < 2:
         return []
     if not config.rebalance:
         return judged

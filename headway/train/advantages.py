@@ -1,6 +1,7 @@
 """Rewards to advantages, groups to the ones worth training on. Plain numbers: lists of floats in, lists out.
 
     group relative   A_i = (r_i - mean r) / std r        population std; a group of equals gives zeros      GRPO
+    leave one out    A_i = r_i - mean of the others                                                         RLOO
     rebalanced       keep every correct response and an equal number of wrong ones                          Phi-4-Mini-Reasoning
 
 It does not know tensors, models or problems.
@@ -13,21 +14,28 @@ import random
 from collections.abc import Sequence
 
 
-def group_advantages(rewards: Sequence[float], scale_by_std: bool = True) -> list[float]:
+def group_advantages(rewards: Sequence[float], scale_by_std: bool = True, leave_one_out: bool = False) -> list[float]:
     """Group-relative advantages (arXiv 2402.03300, section 4.1); without the scale they are Dr. GRPO's (2503.20783).
 
-    The standard deviation is that of the population: +1 and -1 in equal numbers give exactly +1 and -1.
+    The standard deviation is that of the population: +1 and -1 in equal numbers give exactly +1 and -1. With `leave_one_out` the
+    baseline of a response is the mean of the others (RLOO, 2402.14740, eq. 7): n / (n - 1) times as much. The rewards of a whole
+    step make a batch baseline.
 
     >>> group_advantages([1.0, -1.0, -1.0, 1.0])
     [1.0, -1.0, -1.0, 1.0]
     >>> group_advantages([1.0, 1.0])
     [0.0, 0.0]
+    >>> group_advantages([1.0, -1.0, -1.0], scale_by_std=False, leave_one_out=True)
+    [2.0, -1.0, -1.0]
     """
     mean = math.fsum(rewards) / len(rewards)
     centred = [r - mean for r in rewards]
     std = math.sqrt(math.fsum(c * c for c in centred) / len(rewards))
     if std < 1e-12:
         return [0.0] * len(rewards)
+    if leave_one_out:
+        total = math.fsum(rewards)
+        centred = [r - (total - r) / (len(rewards) - 1) for r in rewards]
     return [c / std for c in centred] if scale_by_std else centred
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headway.model.head import token_logprobs
+from headway.model.head import token_logprobs, token_logprobs_and_entropy
 from headway.model.transformer import Decoder
 from headway.train.batching import Document, Flat, flatten, micro_batches
 from headway.train.losses import nll
@@ -27,6 +27,12 @@ def document_logprobs(model: Decoder, flat: Flat, temperature: float = 1.0) -> T
     """log p of every learned token of the documents, float32 [N]."""
     hidden = model(flat.ids, flat.layout)
     return token_logprobs(hidden.index_select(0, flat.rows), model.output_weight, flat.targets, temperature)
+
+
+def document_logprobs_and_entropy(model: Decoder, flat: Flat, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+    """As `document_logprobs`, and the entropy of the distribution that each learned token was drawn from, without gradient."""
+    hidden = model(flat.ids, flat.layout)
+    return token_logprobs_and_entropy(hidden.index_select(0, flat.rows), model.output_weight, flat.targets, temperature)
 
 
 class Likelihood:

@@ -2,17 +2,15 @@
 
     nll      - sum lp / N
     dpo      - mean log sigmoid( beta [ (lw - rw) - (ll - rl) ] )                       Rafailov 2023, eq. 7
-    policy   - sum_t w_t min( rho_t A, clip(rho_t, 1-eps_low, 1+eps_high) A ),  rho = exp(lp - old)      PPO, GRPO, DAPO
 
-Every loss is normalised by a number of the *whole* optimizer step (tokens, pairs or sequences), which the caller passes
-as `total`: a long batch and its pieces give one gradient.
+Those of RL are in `policy_losses`. Every loss is normalised by a number of the *whole* optimizer step (tokens or pairs), which
+the caller passes as `total`: a long batch and its pieces give one gradient.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -44,35 +42,6 @@ def dpo(
     rejected_rewards = beta * (rejected - rejected_reference)
     loss = -F.logsigmoid(chosen_rewards - rejected_rewards).sum() / total
     return loss, DpoTerms(chosen_rewards.detach(), rejected_rewards.detach())
-
-
-@dataclass(frozen=True, slots=True)
-class PolicyTerms:
-    """What a batch of policy-gradient tokens gave, detached: sums over its tokens, to be divided by their number."""
-
-    clipped: Tensor  # tokens where the clip was active
-    kl: Tensor  # k3 = rho - 1 - log rho, the estimate of KL(old || new) from tokens of the old policy, nats (Schulman)
-
-
-def clipped_policy_gradient(
-    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, weights: Tensor, clip_low: float, clip_high: float
-) -> tuple[Tensor, PolicyTerms]:
-    """Clipped surrogate (PPO; asymmetric as in DAPO, arXiv 2503.14476, eq. 8).
-
-    logprobs, old_logprobs, advantages and weights [N], one a learned token. `weights` carries the normalisation: 1/(tokens of
-    the step) for the token-level mean, 1/(sequences of the step x length) for GRPO's mean of sequence means; zero where nothing
-    is learned. At ratio 1 and advantage 1 the gradient is that of `nll`.
-    """
-    log_ratio = torch.where(weights > 0, logprobs - old_logprobs, torch.zeros_like(logprobs))
-    ratio = log_ratio.exp()
-    plain = ratio * advantages
-    bounded = ratio.clamp(1 - clip_low, 1 + clip_high) * advantages
-    loss = -(weights * torch.minimum(plain, bounded)).sum()
-    with torch.no_grad():
-        counted = weights > 0
-        clipped = ((bounded < plain) & counted).sum().float()
-        kl = (ratio - 1 - log_ratio)[counted].sum()
-    return loss, PolicyTerms(clipped, kl)
 
 
 def sequence_sums(values: Tensor, owner: Tensor, sequences: int) -> Tensor:

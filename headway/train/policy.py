@@ -1,13 +1,17 @@
-"""Learning from rewards: the clipped policy gradient over the very tokens that were sampled.
+"""Learning from rewards: a policy gradient over the very tokens that were sampled.
 
-    loss of an update = - sum_t w_t min( rho_t A, clip(rho_t) A ),   rho_t = p(token | now) / p(token | when sampled)
+    loss of an update = surrogate(rho, A) [+ kl_coef sum_t w_t k_t],     rho_t = p(token | now) / p(token | when sampled)
 
-Log-probs are taken at the temperature of the sampling. It asks for each step's trajectories through a function and does
-not know problems, rewards or how groups were chosen.
+Which surrogate, ratio, normaliser and KL is the recipe's choice (docs/rl.md). "When sampled" is what the sampler recorded: it
+samples from the trainer's own weights, so these are the step's start, and nothing is computed again. With `tis_cap` the ratio
+is to the trainer's own log-probs of the step's start, and the rest of the way to the sampler's is a capped weight. Log-probs are
+taken at the temperature of the sampling. This file asks for each step's trajectories through a function and does not know
+problems, rewards or how groups were chosen.
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -18,8 +22,20 @@ from torch import Tensor
 from headway.config import RlConfig
 from headway.model.transformer import Decoder
 from headway.train.batching import Document, Flat, flatten, micro_batches_by_prompt
-from headway.train.likelihood import document_logprobs
-from headway.train.losses import clipped_policy_gradient
+from headway.train.frozen import fixed_logprobs
+from headway.train.likelihood import document_logprobs, document_logprobs_and_entropy
+from headway.train.policy_losses import (
+    Clipped,
+    clipped_surrogate,
+    kl_estimate,
+    kl_penalty,
+    reinforce,
+    sequence_log_ratio,
+    token_log_ratio,
+    token_weights,
+    truncated_weights,
+    weighted_surrogate,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +44,14 @@ class Trajectory:
 
     Example: ``Trajectory(Document((5, 9, 31, 1), first_target=2), sampler_logprobs=(-0.7, -0.02), advantage=1.0)``
 
-    `sampler_logprobs[i]` belongs to target token i, in nats, at the sampling temperature.
+    `sampler_logprobs[i]` belongs to target token i, in nats, at the sampling temperature; so does `reference_logprobs[i]`, of
+    the reference, which is () where the recipe has no KL.
     """
 
     document: Document
     sampler_logprobs: tuple[float, ...]
     advantage: float
+    reference_logprobs: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +84,9 @@ class PolicyBatch:
     """Trajectories laid end to end, each prompt once; every tensor but `flat`'s is float32 [N], one number a learned token."""
 
     flat: Flat
-    old: Tensor
+    sampler: Tensor
+    start: Tensor  # the trainer's log-probs of the step's start; [0] where they are this very forward pass's, or not needed
+    reference: Tensor  # [0] without KL
     advantages: Tensor
     weights: Tensor
     share: float  # of the update's learned tokens
@@ -83,25 +103,38 @@ class PolicyGradient:
         self._numbers: dict[str, float] = {}
 
     def updates(self, step: int) -> Iterable[list[PolicyBatch]]:
-        """Sample, then one update a minibatch. A step whose groups all agree teaches nothing and has no update."""
-        sampled = self._sampling.sample(step)
+        """Sample, then one update a minibatch, epoch by epoch. A step that teaches nothing has no update.
+
+        A trajectory without an advantage is left out, of the model and of the normaliser, unless a KL in the loss needs it.
+        """
+        sampled, config = self._sampling.sample(step), self._config
         self._temperature, self._numbers, self._gap = sampled.temperature, dict(sampled.numbers), 0.0
-        trajectories = list(sampled.trajectories)
-        parts = min(self._config.minibatches, len(trajectories))
-        for number in range(parts):
+        is_needed = bool(config.kl_coef) and config.kl != "k1"
+        trajectories = [t for t in sampled.trajectories if t.advantage or is_needed]
+        updates = _minibatches(len(trajectories), config.minibatches, config.epochs_per_batch, step)
+        documents = [t.document for t in trajectories]
+        start = [torch.empty(0)] * len(trajectories)
+        if config.tis_cap and len(updates) > 1:
+            start = fixed_logprobs(self._model, documents, config.micro_batch_tokens, self._temperature)
+        for number, chosen in enumerate(updates):
             self._first_update = number == 0
-            yield self._batches(trajectories[number::parts])
+            yield self._batches([trajectories[i] for i in chosen], [start[i] for i in chosen])
 
-    def _batches(self, trajectories: Sequence[Trajectory]) -> list[PolicyBatch]:
-        tokens = sum(t.document.num_targets for t in trajectories)
-        parts = micro_batches_by_prompt([t.document for t in trajectories], self._config.micro_batch_tokens)
-        return [self._lay_out([trajectories[i] for i in part], tokens, len(trajectories)) for part in parts]
-
-    def _lay_out(self, trajectories: Sequence[Trajectory], tokens: int, sequences: int) -> PolicyBatch:
-        device = self._model.device
-        by_token = self._config.loss_level == "token"
+    def _batches(self, trajectories: Sequence[Trajectory], start: Sequence[Tensor]) -> list[PolicyBatch]:
+        """An update's micro-batches; what they are divided by is the whole update's."""
+        config = self._config
         lengths = [t.document.num_targets for t in trajectories]
-        weights = [1 / tokens if by_token else 1 / (sequences * n) for n in lengths]
+        constant = config.prompts * config.group_size * config.max_tokens / config.minibatches
+        weights = token_weights(config.loss_level, lengths, constant)
+        parts = micro_batches_by_prompt([t.document for t in trajectories], config.micro_batch_tokens)
+        return [self._lay_out(trajectories, start, weights, part, sum(lengths)) for part in parts]
+
+    def _lay_out(
+        self, every: Sequence[Trajectory], start: Sequence[Tensor], weights: Sequence[float], part: Sequence[int], tokens: int
+    ) -> PolicyBatch:
+        device = self._model.device
+        trajectories = [every[i] for i in part]
+        lengths = [t.document.num_targets for t in trajectories]
 
         def spread(values: list[float]) -> Tensor:
             return torch.tensor(values, device=device).repeat_interleave(torch.tensor(lengths, device=device))
@@ -109,23 +142,53 @@ class PolicyGradient:
         return PolicyBatch(
             flatten([t.document for t in trajectories], device),
             torch.tensor([lp for t in trajectories for lp in t.sampler_logprobs], device=device),
+            torch.cat([start[i] for i in part]),
+            torch.tensor([lp for t in trajectories for lp in t.reference_logprobs], device=device),
             spread([t.advantage for t in trajectories]),
-            spread(weights),
+            spread([weights[i] for i in part]),
             sum(lengths) / tokens,
         )
 
     def loss(self, micro: PolicyBatch) -> tuple[Tensor, dict[str, float]]:
         """The micro-batch's share of the update's loss."""
-        logprobs = document_logprobs(self._model, micro.flat, self._temperature)
-        config = self._config
-        loss, terms = clipped_policy_gradient(
-            logprobs, micro.old, micro.advantages, micro.weights, config.clip_low, config.clip_high
-        )
-        learned = len(logprobs)
+        config, numbers = self._config, dict[str, Tensor]()
+        if config.log_entropy:
+            logprobs, entropy = document_logprobs_and_entropy(self._model, micro.flat, self._temperature)
+            numbers["entropy"] = entropy.sum()
+        else:
+            logprobs = document_logprobs(self._model, micro.flat, self._temperature)
         if self._first_update and config.log_gap:
-            self._gap = max(self._gap, float((logprobs.detach() - micro.old).abs().max()))
-        share = micro.share / max(1, learned)
-        return loss, {"clipped": float(terms.clipped) * share, "kl": float(terms.kl) * share}
+            self._gap = max(self._gap, float((logprobs.detach() - micro.sampler).abs().max()))
+        old, weights = micro.sampler, micro.weights
+        if config.tis_cap:
+            old = micro.start if len(micro.start) else logprobs.detach()
+            factors, capped = truncated_weights(old, micro.sampler, config.tis_cap)
+            weights = weights * factors
+            numbers["tis_capped"] = capped.sum()
+        loss, clipped = self._surrogate(micro, logprobs, old, weights)
+        if clipped is not None:
+            numbers |= {"clipped": clipped.high + clipped.low, "clipped_high": clipped.high, "clipped_low": clipped.low}
+        fixed = logprobs.detach()
+        numbers["kl"] = kl_estimate("k3", micro.sampler, fixed).sum()
+        if config.kl_coef:
+            assert len(micro.reference) == len(logprobs), "a KL needs the reference's log-probs of every trajectory"
+            numbers["kl_reference"] = kl_estimate("k3", fixed, micro.reference).sum()
+            if config.kl != "k1":
+                loss = loss + config.kl_coef * kl_penalty(config.kl, logprobs, micro.reference, micro.weights)
+        share = micro.share / max(1, len(logprobs))
+        return loss, {name: float(value) * share for name, value in numbers.items()}
+
+    def _surrogate(self, micro: PolicyBatch, logprobs: Tensor, old: Tensor, weights: Tensor) -> tuple[Tensor, Clipped | None]:
+        """The recipe's surrogate on a micro-batch; None where nothing can be clipped."""
+        config = self._config
+        if config.surrogate == "reinforce":
+            return reinforce(logprobs, micro.advantages, weights), None
+        log_ratio = token_log_ratio(logprobs, old, weights)
+        if config.ratio_level == "sequence":
+            log_ratio = sequence_log_ratio(log_ratio, weights, micro.flat.owner, micro.flat.num_documents)
+        if config.surrogate == "weight":
+            return weighted_surrogate(logprobs, log_ratio, micro.advantages, weights, config.clip_low, config.clip_high)
+        return clipped_surrogate(log_ratio, micro.advantages, weights, config.clip_low, config.clip_high)
 
     def tokens(self, micro: PolicyBatch) -> int:
         """Tokens through the model."""
@@ -150,3 +213,15 @@ class PolicyGradient:
     def kept_tensors(self) -> dict[str, Tensor]:
         """None."""
         return {}
+
+
+def _minibatches(trajectories: int, minibatches: int, epochs: int, step: int) -> list[list[int]]:
+    """Which trajectories each update of a step learns from: every one once an epoch, later epochs parted anew (by step)."""
+    parts = min(minibatches, trajectories)
+    updates: list[list[int]] = []
+    for epoch in range(epochs):
+        order = list(range(trajectories))
+        if epoch and parts > 1:
+            random.Random(f"{step}/{epoch}").shuffle(order)
+        updates += [order[number::parts] for number in range(parts)]
+    return updates

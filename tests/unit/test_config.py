@@ -113,7 +113,7 @@ def test_an_unknown_key_names_the_nearest(tmp_path, addition, wrong, nearest):
         ("rl.steps=0", ("'rl.steps' = 0", "greater than or equal to 1")),
         ("rl.steps=many", ("'rl.steps' = 'many'", "integer")),
         ("rl.steps=", ("'rl.steps' = ''", "integer")),
-        ("rl.loss_level=word", ("'rl.loss_level' = 'word'", "'token' or 'sequence'")),
+        ("rl.loss_level=word", ("'rl.loss_level' = 'word'", "'token', 'sequence', 'sequence_sum' or 'constant'")),
         ("rl.group_size=1", ("'rl.group_size' = 1", "greater than or equal to 2")),
         ("rl.optimizer.lr=inf", ("'rl.optimizer.lr' = inf", "finite")),
         ("evaluate.top_p=1.5", ("'evaluate.top_p' = 1.5", "less than or equal to 1")),

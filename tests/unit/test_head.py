@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from headway.model import head
-from headway.model.head import next_logits, token_logprobs
+from headway.model.head import next_logits, token_logprobs, token_logprobs_and_entropy
 
 TOKENS, WIDTH, VOCABULARY = 23, 16, 37
 
@@ -48,6 +48,34 @@ def test_value_by_hand() -> None:
     targets = torch.tensor([0, 1])
     assert token_logprobs(hidden, weight, targets).exp().tolist() == pytest.approx([0.25, 0.75])
     assert token_logprobs(hidden, weight, targets, 0.5).exp().tolist() == pytest.approx([0.1, 0.9])
+
+
+@pytest.mark.usefixtures("_chunks")
+@pytest.mark.parametrize("temperature", [1.0, torch.linspace(0.5, 2.0, TOKENS)], ids=["1", "a token each"])
+def test_entropy_equals_float64s_and_changes_neither_value_nor_gradient(temperature: float | Tensor) -> None:
+    hidden, weight, targets = example()
+    scale = temperature.double()[:, None] if isinstance(temperature, Tensor) else temperature
+    exact = (hidden.double() @ weight.double().t() / scale).log_softmax(-1)
+    results = []
+    for with_entropy in (False, True):
+        mine = [x.clone().requires_grad_() for x in (hidden, weight)]
+        if with_entropy:
+            found, entropy = token_logprobs_and_entropy(*mine, targets, temperature)
+            assert not entropy.requires_grad
+            torch.testing.assert_close(entropy.double(), -(exact.exp() * exact).sum(-1), rtol=1e-5, atol=1e-5)
+        else:
+            found = token_logprobs(*mine, targets, temperature)
+        found.sum().backward()
+        results.append([found.detach(), *(x.grad for x in mine)])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_entropy_by_hand() -> None:
+    # probabilities 1/4 and 3/4: 2 log 2 - 3/4 log 3; of two equals: log 2; of a certain token among huge logits: 0
+    weight = torch.tensor([[0.0], [1.0]])
+    hidden = torch.tensor([[math.log(3)], [0.0], [1e4]])
+    _, entropy = token_logprobs_and_entropy(hidden, weight, torch.tensor([0, 1, 0]))
+    assert entropy.tolist() == pytest.approx([2 * math.log(2) - 0.75 * math.log(3), math.log(2), 0.0], abs=1e-6)
 
 
 def test_huge_logits_stay_finite() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from headway.train.losses import clipped_policy_gradient, dpo, nll, sequence_sums
+from headway.train.losses import dpo, nll, sequence_sums
 
 T, F = True, False
 LN2 = math.log(2)
@@ -81,75 +81,6 @@ def test_dpo_is_finite_far_from_the_reference() -> None:
     loss, _ = dpo(chosen, rejected, torch.tensor([-10.0]), torch.tensor([-2000.0]), 1.0, 1)
     assert loss.item() == pytest.approx(3980.0)  # -log sigmoid(-3980) = 3980
     assert gradient(loss, chosen) == [-1.0]
-
-
-# -- clipped policy gradient -------------------------------------------------------------------------------------------
-
-
-def surrogate(ratio: float, advantage: float) -> tuple[float, float, float, float]:
-    """Loss, gradient, clipped tokens and kl of one token of weight 1 with clip 0.2 / 0.3."""
-    logprobs = leaf(-1.0 + math.log(ratio))
-    one = torch.ones(1)
-    loss, terms = clipped_policy_gradient(logprobs, -one, advantage * one, one, 0.2, 0.3)
-    return loss.item(), gradient(loss, logprobs)[0], terms.clipped.item(), terms.kl.item()
-
-
-@pytest.mark.parametrize(
-    ("ratio", "advantage", "loss", "slope", "clipped"),
-    [
-        (1.2, 2.0, -2.4, -2.4, 0),  # inside: -rho A, and its gradient in log p is -rho A
-        (1.5, 2.0, -2.6, 0.0, 1),  # a good token that grew past 1.3: -1.3 A, no gradient
-        (0.5, 2.0, -1.0, -1.0, 0),  # a good token that shrank: min takes rho A, it may come back
-        (0.9, -2.0, 1.8, 1.8, 0),  # inside
-        (0.5, -2.0, 1.6, 0.0, 1),  # a bad token that shrank past 0.8: 0.8 |A|, no gradient
-        (1.5, -2.0, 3.0, 3.0, 0),  # a bad token that grew: not clipped
-    ],
-)
-def test_policy_gradient_by_hand(ratio: float, advantage: float, loss: float, slope: float, clipped: int) -> None:
-    found = surrogate(ratio, advantage)
-    assert found[:3] == pytest.approx((loss, slope, clipped), abs=1e-5)
-
-
-@pytest.mark.parametrize("ratio", [0.5, 1.0, 2.0])
-def test_kl_is_k3_of_the_sampling_policy_against_the_new_one(ratio: float) -> None:
-    assert surrogate(ratio, 1.0)[3] == pytest.approx(ratio - 1 - math.log(ratio), abs=1e-6)  # 0.1931, 0, 0.3069
-
-
-def test_kl_is_unbiased() -> None:
-    """Its mean over tokens of the old policy is KL(old || new): here over a vocabulary of two, by enumeration."""
-    old, new = torch.tensor([0.5, 0.5]), torch.tensor([0.9, 0.1])
-    per_token = [
-        clipped_policy_gradient(new[i : i + 1].log(), old[i : i + 1].log(), torch.ones(1), torch.ones(1), 0.2, 0.2)[1].kl
-        for i in range(2)
-    ]
-    mean = sum(float(p) * float(k) for p, k in zip(old, per_token, strict=True))
-    assert mean == pytest.approx(float((old * (old / new).log()).sum()), abs=1e-5)  # 0.5108
-
-
-def test_at_ratio_one_and_advantage_one_the_gradient_is_that_of_nll() -> None:
-    generator = torch.Generator().manual_seed(0)
-    logprobs = (-torch.rand(5, generator=generator)).requires_grad_()
-    policy, _ = clipped_policy_gradient(logprobs, logprobs.detach(), torch.ones(5), torch.full((5,), 1 / 5), 0.2, 0.28)
-    assert gradient(policy, logprobs) == pytest.approx(gradient(nll(logprobs, 5), logprobs))
-
-
-@pytest.mark.parametrize("bad", [-math.inf, math.nan, 900.0])
-def test_a_token_of_no_weight_has_no_value_and_no_gradient(bad: float) -> None:
-    logprobs = leaf(-1.0, bad)
-    loss, terms = clipped_policy_gradient(
-        logprobs, torch.tensor([-1.0, -2.0]), torch.tensor([1.0, 0.0]), torch.tensor([1.0, 0.0]), 0.2, 0.28
-    )
-    assert loss.item() == -1.0
-    assert gradient(loss, logprobs) == [-1.0, 0.0]
-    assert (terms.clipped.item(), terms.kl.item()) == (0.0, 0.0)
-
-
-def test_a_batch_without_weight_gives_zeros() -> None:
-    logprobs = leaf(-1.0, -2.0)
-    loss, terms = clipped_policy_gradient(logprobs, torch.zeros(2), torch.ones(2), torch.zeros(2), 0.2, 0.28)
-    assert loss.item() == 0.0
-    assert gradient(loss, logprobs) == [0.0, 0.0]
-    assert (terms.clipped.item(), terms.kl.item()) == (0.0, 0.0)
 
 
 # -- sums --------------------------------------------------------------------------------------------------------------

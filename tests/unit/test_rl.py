@@ -1,17 +1,20 @@
 """RL's sampling on a real small policy: fresh groups, chosen, weighed and stored; and the stage, stopped and resumed."""
 
 import json
+import math
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tiny_sampler import parities, tokenizer
 from tiny_workspace import workspace
 
 from headway.errors import StoreError
 from headway.stages.rl import Rollouts, reinforce
 from headway.stages.workspace import Workspace
+from headway.train.frozen import frozen_copy
 from headway.train.policy import Sampled
 from headway.types import Outcome, StopReason
 
@@ -107,6 +110,57 @@ def test_truncated_responses_teach_nothing_where_they_are_masked(tmp_path: Path)
     assert counts[True] == 0
 
 
+def test_with_a_kl_in_the_loss_groups_that_agree_are_learned_from_too(tmp_path: Path) -> None:
+    settings = BASIC | {"prompts": 10, "objective": "grpo"}
+    with workspace(tmp_path / "kl", rl=settings) as work:
+        found = Rollouts(work, parities(12), frozen_copy(work.model)).sample(0)
+    assert len(found.trajectories) == 40
+    trained = [t for t in found.trajectories if t.advantage]
+    assert 0 < len(trained) < 40
+    assert found.numbers["trained_rollouts"] == len(trained) == 4 * found.numbers["trained_groups"]
+    for t in found.trajectories:  # the reference is still the policy
+        assert t.reference_logprobs == pytest.approx(t.sampler_logprobs, abs=1e-4)
+    with workspace(tmp_path / "dynamic", rl=settings | {"dynamic_sampling": True}) as work:
+        found = Rollouts(work, parities(12), frozen_copy(work.model)).sample(0)
+    assert all(t.advantage for t in found.trajectories)  # it asks for groups that disagree
+
+
+def test_a_batchs_baseline_is_the_mean_of_all(tmp_path: Path) -> None:
+    with workspace(tmp_path, rl=BASIC | {"prompts": 10, "objective": "ppo"}) as work:
+        (found,) = steps(work, 12, 1)
+    right = found.numbers["accuracy"]
+    high, low = (2 - 2 * right) / (2 * math.sqrt(right * (1 - right))), -2 * right / (2 * math.sqrt(right * (1 - right)))
+    assert 0 < right < 1
+    assert len(found.trajectories) == 40  # those of groups that agree, too: the baseline is not theirs alone
+    assert Counter(round(t.advantage, 9) for t in found.trajectories) == {
+        round(high, 9): round(40 * right),
+        round(low, 9): 40 - round(40 * right),
+    }
+
+
+def test_the_kl_of_rloo_is_taken_off_the_reward_before_the_baseline(tmp_path: Path) -> None:
+    with workspace(tmp_path, rl=BASIC | {"prompts": 10, "objective": "rloo", "kl_coef": 0.1}) as work:
+        reference = frozen_copy(work.model)
+        with torch.no_grad():
+            reference.norm.weight.mul_(0.8)
+        found = Rollouts(work, parities(12), reference).sample(0)
+        outcome = {v.rollout_id: v.outcome for v in work.store.verdicts()}
+        stored = work.store.rollouts("rl", tokens=True)
+        group_of = {r.problem_id: [o for o in stored if o.problem_id == r.problem_id] for r in stored}
+        right = {(*work.prompt_ids(p), *r.token_ids): outcome[r.id] for p in parities(12) for r in group_of.get(p.id, [])}
+    assert len(found.trajectories) == 40
+    for start in range(0, 40, 4):  # groups follow each other
+        group = found.trajectories[start : start + 4]
+        values = [
+            (1.0 if right[t.document.ids] is Outcome.CORRECT else -1.0)
+            - 0.1 * (sum(t.sampler_logprobs) - sum(t.reference_logprobs))
+            for t in group
+        ]
+        for t, value in zip(group, values, strict=True):
+            assert t.advantage == pytest.approx(value - (sum(values) - value) / 3, abs=1e-9)
+    assert len({t.advantage for t in found.trajectories}) > 10  # not 1 and -1 alone
+
+
 # -- the stage ---------------------------------------------------------------------------------------------------------
 
 
@@ -140,8 +194,10 @@ def left(root: Path, stop_at: int = 99, **settings: Any) -> dict[str, Any]:
         {"dynamic_sampling": True, "max_refills": 4, "minibatches": 2},
         {"history_resampling": True, "rebalance": True, "prompts": 7},
         {"uniform_length": True, "max_length_variation": 0.4},
+        {"objective": "grpo", "kl_coef": 0.2, "minibatches": 2, "epochs_per_batch": 2, "tis_cap": 2.0},
+        {"objective": "rloo", "kl_coef": 0.2},
     ],
-    ids=["dynamic", "history", "uniform"],
+    ids=["dynamic", "history", "uniform", "grpo", "rloo"],
 )
 def test_stopped_and_resumed_is_straight_through(tmp_path: Path, settings: dict[str, Any]) -> None:
     straight = left(tmp_path / "straight", **settings)
@@ -151,6 +207,9 @@ def test_stopped_and_resumed_is_straight_through(tmp_path: Path, settings: dict[
     assert left(tmp_path / "cut", **settings) == straight
     assert all(row["gap_max"] <= 1e-4 for row in straight["rows"])
     assert any(row["trained_groups"] for row in straight["rows"])
+    if "kl_coef" in settings:  # how far it is from the start, which a resume has to know
+        distances = [row["kl_reference"] for row in straight["rows"]]
+        assert min(distances[1:]) > 1e-5
 
 
 def test_prompts_of_uneven_length_are_left_out(tmp_path: Path) -> None:

@@ -225,3 +225,17 @@ def test_uniform_problems() -> None:
     assert uniform_problems(lengths, 0.4) == ["even", "third", "lone"]  # variations 0, 1/3, 1/2, 0
     assert uniform_problems(lengths, 0.5) == ["even", "third", "half", "lone"]
     assert uniform_problems({}, 0.5) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "kept"),
+    [
+        ({"kl_coef": 0.1}, [0, 1, 3]),  # what agrees has a KL all the same; what could not be judged never counts
+        ({"baseline": "batch"}, [0, 1, 3]),
+        ({"baseline": "batch", "dynamic_sampling": True}, []),
+        ({"kl_coef": 0.1, "drop_above": 0.5}, []),
+        ({}, []),
+    ],
+)
+def test_a_group_that_agrees_is_kept_for_a_kl_or_a_batchs_baseline(settings: dict[str, Any], kept: list[int]) -> None:
+    assert choose(group(C, C, U, C), config(**settings), seed=0) == kept
