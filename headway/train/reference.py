@@ -59,16 +59,17 @@ class Reference:
     ):
         self._model, self._temperature, self._show = model, temperature, show
         self._flush_seconds = flush_seconds
-        self._about = {
-            "family": model.config.family,
-            "parameters": sum(p.numel() for p in model.parameters()),
-            "temperature": temperature,
-            "arithmetic": _arithmetic(model.device),
-        }
-        self._function = _digest(
-            weights_hash(model), _settings(model), json.dumps(self._about, sort_keys=True).encode(), _source()
-        )
-        self._folder = folder / self._function.hex() if folder is not None else None
+        self._about, self._function, self._folder = dict[str, object](), b"", None
+        if folder is not None:
+            self._about = {
+                "family": model.config.family,
+                "parameters": sum(p.numel() for p in model.parameters()),
+                "temperature": temperature,
+                "arithmetic": _arithmetic(model.device),
+            }
+            about = json.dumps(self._about, sort_keys=True).encode()
+            self._function = _digest(weights_hash(model), _settings(model), about, _source())
+            self._folder = folder / self._function.hex()
 
     @torch.no_grad()
     def logprobs(self, documents: Sequence[Document], per_token: bool = False) -> list[Tensor]:
