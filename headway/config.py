@@ -194,14 +194,19 @@ class SftConfig(StageConfig):
         return self
 
 
+DpoLoss = Literal["sigmoid", "ipo", "hinge", "robust"]
+
+
 class DpoConfig(StageConfig):
     """Correct against incorrect rollouts of the same problem, against the frozen start."""
 
     epochs: int = Field(default=1, ge=1)  # Phi-4-Mini-Reasoning: 1
     batch_pairs: int = Field(default=32, ge=1)
-    beta: float = Field(default=0.1, gt=0)  # the common default; the paper gives none
+    loss: DpoLoss = "sigmoid"  # the formulas: train/losses.py; when to use which: docs/dpo.md
+    beta: float = Field(default=0.1, gt=0)  # the common default; the paper gives none. With `length_normalised` 5 (Tulu 3)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)  # share of pairs that are the wrong way round; "robust": 0.1 (rDPO)
     nll_weight: float = Field(default=0.0, ge=0)  # added likelihood of the chosen rollout (Iterative RPO: 1.0)
-    length_normalised: bool = False
+    length_normalised: bool = False  # log-probs a token in place of those of whole rollouts (Tulu 3); "ipo" always takes them
     pairs_per_problem: int = Field(default=1, ge=1)
     teacher_pairs: bool = True  # pairs among the teacher's rollouts
     pair_by: Literal["beginning", "length", "hardest"] = "beginning"  # which pairs come first: see store/pairing.py
@@ -212,8 +217,24 @@ class DpoConfig(StageConfig):
     temperature: float = Field(default=1.0, gt=0)  # of the own rollouts
     max_tokens: int = Field(default=16_384, ge=16)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _published_defaults(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        given = cast("dict[str, Any]", values)
+        published: dict[str, Any] = {"beta": 5.0} if given.get("length_normalised") is True else {}
+        published |= {"label_smoothing": 0.1} if given.get("loss") == "robust" else {}
+        return published | given
+
     @model_validator(mode="after")
-    def _is_a_factor(self) -> DpoConfig:
+    def _agrees_with_itself(self) -> DpoConfig:
+        if self.loss in ("ipo", "hinge") and self.label_smoothing:
+            raise ValueError(f'`label_smoothing` belongs to the losses "sigmoid" and "robust", not to `loss` = "{self.loss}"')
+        if self.loss == "robust" and not self.label_smoothing:
+            raise ValueError('`loss` = "robust" needs a `label_smoothing` above 0: without it, it is "sigmoid"')
+        if self.loss == "ipo" and self.length_normalised:
+            raise ValueError('`loss` = "ipo" takes log-probs a token already: leave `length_normalised` out')
         if 0 < self.max_length_ratio < 1:
             raise ValueError("`max_length_ratio` is the longer length over the shorter one: 1 or more, or 0 for none")
         return self

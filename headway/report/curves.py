@@ -18,6 +18,8 @@ _TOGETHER = (
     ("loss", "validation_loss"),
     ("chosen_logprob", "rejected_logprob"),
     ("chosen_reward", "rejected_reward"),
+    ("chosen_shift", "rejected_shift"),
+    ("chosen_tokens", "rejected_tokens"),
     ("trained_groups", "trained_rollouts"),
     ("all_correct", "all_wrong"),
 )

@@ -128,8 +128,9 @@ _DPO = (
     Entry(
         "margin",
         "Margin",
-        "Mean implicit reward of chosen minus rejected rollouts, in units of beta nats.",
-        "Exploding: beta or the learning rate is off.",
+        "Mean implicit reward of chosen minus rejected rollouts, in units of beta nats; of log-probs a token where the loss "
+        "takes those (ipo, length_normalised).",
+        "Exploding: beta or the learning rate is off. With ipo it should settle at 0.5.",
     ),
     Entry(
         "chosen_reward",
@@ -155,6 +156,30 @@ _DPO = (
         "Rejected log-prob",
         "Mean log-probability of the rejected rollouts, in nats a rollout.",
         "Rising: the loss is not acting.",
+    ),
+    Entry(
+        "chosen_shift",
+        "Chosen against reference",
+        "Mean of log pi - log reference over all tokens of the step's chosen rollouts, in nats a token, whatever beta is.",
+        "Below -0.1 over ten steps while the margin grows: the alarm of docs/dpo.md; set nll_weight or lower the rate.",
+    ),
+    Entry(
+        "rejected_shift",
+        "Rejected against reference",
+        "Mean of log pi - log reference over all tokens of the step's rejected rollouts, in nats a token.",
+        "Above 0: the loss is not acting. Far below -1: the policy moves away from everything, the right solutions next.",
+    ),
+    Entry(
+        "chosen_tokens",
+        "Chosen length",
+        "Mean number of learned tokens of the step's chosen rollouts, the stop token counted.",
+        "Far from the rejected ones' length: the pairs teach length; see max_length_ratio and length_normalised.",
+    ),
+    Entry(
+        "rejected_tokens",
+        "Rejected length",
+        "Mean number of learned tokens of the step's rejected rollouts, the stop token counted.",
+        "As chosen_tokens.",
     ),
 )
 

@@ -15,6 +15,7 @@ Deviations:
 from __future__ import annotations
 
 import math
+from functools import partial
 from itertools import compress
 
 from headway.sample import Plan
@@ -53,7 +54,7 @@ def learn_preferences(work: Workspace) -> Fitted:
     rows = list(compress(selected, fits))
     lost = len({row.problem.id for row in selected}) - len({row.problem.id for row in rows})  # the funnel counts problems
     work.freeze("dpo", selection, list(compress(selection.ids, fits)), too_long=lost, report=pair_report(rows))
-    reference = reference_logprobs(work.model, pairs, config.micro_batch_tokens)
+    reference = reference_logprobs(work.model, pairs, cache=work.cache("reference"), show=partial(work.tell, "dpo: reference"))
     batch = min(config.batch_pairs, len(pairs))
     steps = math.ceil(config.epochs * len(pairs) / batch)
     objective = Preference(work.model, pairs, lambda: epochs(len(pairs), batch, work.recipe.seed), config, reference)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from headway.config import Recipe, StageConfig
@@ -42,6 +43,10 @@ class Workspace:
     def prompt_ids(self, problem: Problem) -> tuple[int, ...]:
         """The problem's prompt as token ids."""
         return self.sampler.prompt_ids(problem)
+
+    def cache(self, name: str) -> Path:
+        """Where results that several runs may share are kept: `.cache/NAME` beside the runs. Deleting it loses time only."""
+        return self.run.folder.parent / ".cache" / name
 
     def base_only(self) -> set[str]:
         """Ids of training problems that only the base may learn from."""

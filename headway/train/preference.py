@@ -2,8 +2,8 @@
 
     loss of a step = mean over its pairs of  -log sigmoid( beta [ (lw - rw) - (ll - rl) ] )  [+ alpha * NLL of the chosen]
 
-What a pair's documents begin with in common, the prompt and often more, is computed once; they learn the completion only. It
-does not know what made one of them better.
+and its relatives (`losses.dpo`). What a pair's documents begin with in common, the prompt and often more, is computed once;
+they learn the completion only. It does not know what made one better, nor where the reference's log-probs are kept (`reference`).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,8 +20,10 @@ from torch import Tensor
 from headway.config import DpoConfig
 from headway.model.transformer import Decoder
 from headway.train.batching import Document, Flat, common_inputs, flatten, micro_batches
+from headway.train.collapse import WINDOW, collapse
 from headway.train.likelihood import document_logprobs
 from headway.train.losses import dpo, sequence_sums
+from headway.train.reference import Reference, Show
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +67,10 @@ class Preference:
         self._stream = batches()
         self._position = 0
         self._total = 1
-        self._chosen_tokens = 1
+        self._tokens = 1, 1  # of the step's chosen and of its rejected completions
+        self._margins: list[float] = []  # of the last steps, with the chosen log-probs' distance to the reference
+        self._shifts: list[float] = []
+        self._is_alarmed = False
 
     def updates(self, step: int) -> Iterable[list[PairBatch]]:
         """One update: the step's pairs in micro-batches."""
@@ -73,44 +79,64 @@ class Preference:
         self._position = step + 1
         numbers = list(next(iter(self._stream)))
         self._total = len(numbers)
-        self._chosen_tokens = sum(self._pairs[i].chosen.num_targets for i in numbers)
+        sides = ((self._pairs[i].chosen.num_targets, self._pairs[i].rejected.num_targets) for i in numbers)
+        chosen, rejected = zip(*sides, strict=True)
+        self._tokens = sum(chosen), sum(rejected)
         parts = micro_batches([self._pairs[i].num_tokens for i in numbers], self._config.micro_batch_tokens)
         yield [pair_batch(self._pairs, [numbers[i] for i in part], self._reference, self._model.device) for part in parts]
 
     def loss(self, micro: PairBatch) -> tuple[Tensor, dict[str, float]]:
         """The micro-batch's share of the mean loss a pair."""
+        config, n = self._config, len(micro.numbers)
         sums = sequence_sums(document_logprobs(self._model, micro.flat), micro.flat.owner, micro.flat.num_documents)
-        scale = micro.lengths if self._config.length_normalised else torch.ones_like(micro.lengths)
-        n = len(micro.numbers)
+        by_token = config.length_normalised or config.loss == "ipo"
+        scale = micro.lengths if by_token else torch.ones_like(micro.lengths)
         policy, reference = sums / scale, micro.reference / scale
-        loss, terms = dpo(policy[:n], policy[n:], reference[:n], reference[n:], self._config.beta, self._total)
-        if self._config.nll_weight:
-            loss = loss - self._config.nll_weight * sums[:n].sum() / self._chosen_tokens
+        loss, terms = dpo(
+            *(policy[:n], policy[n:], reference[:n], reference[n:]),
+            *(config.beta, self._total, config.loss, config.label_smoothing),
+        )
+        if config.nll_weight:
+            loss = loss - config.nll_weight * sums[:n].sum() / self._tokens[0]
         margins = terms.chosen_rewards - terms.rejected_rewards
-        shares = {
-            "pair_accuracy": (margins > 0).float().sum(),
-            "margin": margins.sum(),
-            "chosen_reward": terms.chosen_rewards.sum(),
-            "rejected_reward": terms.rejected_rewards.sum(),
-            "chosen_logprob": sums[:n].detach().sum(),
-            "rejected_logprob": sums[n:].detach().sum(),
+        above = sums.detach() - micro.reference
+        pairs, (chosen, rejected) = self._total, self._tokens
+        shares = {  # each a sum over the micro-batch, and what it is divided by
+            "pair_accuracy": ((margins > 0).float().sum(), pairs),
+            "margin": (margins.sum(), pairs),
+            "chosen_reward": (terms.chosen_rewards.sum(), pairs),
+            "rejected_reward": (terms.rejected_rewards.sum(), pairs),
+            "chosen_logprob": (sums[:n].detach().sum(), pairs),
+            "rejected_logprob": (sums[n:].detach().sum(), pairs),
+            "chosen_shift": (above[:n].sum(), chosen),
+            "rejected_shift": (above[n:].sum(), rejected),
+            "chosen_tokens": (micro.lengths[:n].sum(), pairs),
+            "rejected_tokens": (micro.lengths[n:].sum(), pairs),
         }
-        return loss, {name: float(value) / self._total for name, value in shares.items()}
+        values = torch.stack([value for value, _ in shares.values()]).tolist()  # one wait for the device, not ten
+        return loss, {name: value / by for (name, (_, by)), value in zip(shares.items(), values, strict=True)}
 
     def tokens(self, micro: PairBatch) -> int:
         """Tokens through the model."""
         return micro.flat.num_tokens
 
     def finish_step(self, step: int, row: dict[str, Any]) -> bool:
-        """Nothing to add."""
+        """Look whether the chosen log-probs collapse: `alarm` in the row where they begin to."""
+        self._margins = [*self._margins, row["margin"]][-2 * WINDOW :]
+        self._shifts = [*self._shifts, row["chosen_shift"]][-WINDOW:]
+        message = collapse(self._margins, self._shifts)
+        if message and not self._is_alarmed:
+            row["alarm"] = message
+        self._is_alarmed = message is not None
         return False
 
     def state(self) -> dict[str, Any]:
-        """Nothing: batches are a function of the step."""
-        return {}
+        """What the alarm remembers; batches are a function of the step."""
+        return {"margins": self._margins, "shifts": self._shifts, "is_alarmed": self._is_alarmed}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Nothing to put back."""
+        """Put back what `state` gave."""
+        self._margins, self._shifts, self._is_alarmed = state["margins"], state["shifts"], state["is_alarmed"]
 
     def kept_tensors(self) -> dict[str, Tensor]:
         """None."""
@@ -125,13 +151,12 @@ def pair_batch(pairs: Sequence[DocumentPair], numbers: Sequence[int], reference:
     return PairBatch(flatten(documents, device), tuple(numbers), known, lengths)
 
 
-@torch.no_grad()
-def reference_logprobs(model: Decoder, pairs: Sequence[DocumentPair], micro_batch_tokens: int) -> Tensor:
-    """Sequence log-probs of every pair under the model as it is: float32 [pairs, 2] (chosen, rejected)."""
-    model.eval()
-    out = torch.zeros(len(pairs), 2)
-    for part in micro_batches([p.num_tokens for p in pairs], micro_batch_tokens):
-        batch = pair_batch(pairs, part, out, model.device)
-        sums = sequence_sums(document_logprobs(model, batch.flat), batch.flat.owner, batch.flat.num_documents).cpu()
-        out[part, 0], out[part, 1] = sums[: len(part)], sums[len(part) :]
-    return out
+def reference_logprobs(
+    model: Decoder, pairs: Sequence[DocumentPair], *, cache: Path | None = None, show: Show = lambda done, total, numbers: None
+) -> Tensor:
+    """Sequence log-probs of every pair under the model as it is: float32 [pairs, 2] (chosen, rejected).
+
+    With a `cache` folder what it holds is not computed again, and what is computed is kept there; the bytes are the same.
+    """
+    documents = [side for pair in pairs for side in (pair.chosen, pair.rejected)]
+    return torch.cat(Reference(model, cache, show=show).logprobs(documents)).view(-1, 2)

@@ -213,6 +213,12 @@ def test_a_wrong_extends_is_one_line(tmp_path, text, message):
     [
         ("sft.balance=length", "`balance` needs `max_examples`"),
         ("dpo.max_length_ratio=0.5", "1 or more, or 0 for none"),
+        ("dpo={loss='ipo', label_smoothing=0.1}", "dpo: `label_smoothing` belongs to the losses"),
+        ("dpo={loss='hinge', label_smoothing=0.1}", 'not to `loss` = "hinge"'),
+        ("dpo={loss='robust', label_smoothing=0.0}", '`loss` = "robust" needs a `label_smoothing` above 0'),
+        ("dpo={loss='ipo', length_normalised=true}", "leave `length_normalised` out"),
+        ("dpo.loss=kto", "'dpo.loss' = 'kto'"),
+        ("dpo.label_smoothing=0.5", "'dpo.label_smoothing' = 0.5"),
     ],
 )
 def test_a_setting_that_could_not_act_is_refused(tmp_path, override, message):
@@ -224,3 +230,17 @@ def test_limo_takes_the_place_of_the_papers_subset_and_is_not_mixed_with_it(tmp_
     (tmp_path / "limo.toml").write_text(text)
     assert load_recipe(tmp_path / "limo.toml", ["sft.max_examples=50"]).sft.limo.tries == 8
     assert "`per_problem` is a setting of the paper's subset" in message_of(tmp_path, text, "sft.per_problem=2")
+
+
+def test_a_loss_brings_its_published_defaults_unless_they_are_given(tmp_path):
+    def found(text: str) -> tuple[float, float]:
+        recipe = load_recipe(write(tmp_path, TEXT + "[dpo]\n" + text))
+        assert recipe.dpo is not None
+        assert parse_recipe(recipe.model_dump(mode="json"), "again") == recipe
+        return recipe.dpo.beta, recipe.dpo.label_smoothing
+
+    assert found("") == found("loss = 'ipo'") == found("loss = 'hinge'") == (0.1, 0.0)
+    assert found("length_normalised = true") == (5.0, 0.0)
+    assert found("length_normalised = true\nbeta = 2.0") == (2.0, 0.0)
+    assert found("loss = 'robust'") == (0.1, 0.1)
+    assert found("loss = 'robust'\nlabel_smoothing = 0.3") == (0.1, 0.3)

@@ -97,7 +97,7 @@ def rare(model: Decoder) -> tuple[Likelihood, StageConfig]:
 def preference(model: Decoder) -> tuple[Preference, DpoConfig]:
     pairs = pairs_of(9)
     config = DpoConfig.model_validate({"optimizer": OPTIMIZER, "checkpoint_seconds": 1e-9, "micro_batch_tokens": 128})
-    return Preference(model, pairs, lambda: epochs(9, 4, 1), config, reference_logprobs(tiny(), pairs, 512)), config
+    return Preference(model, pairs, lambda: epochs(9, 4, 1), config, reference_logprobs(tiny(), pairs)), config
 
 
 def policy(model: Decoder) -> tuple[PolicyGradient, RlConfig]:

@@ -1,6 +1,7 @@
 """The losses against numbers worked out by hand, and the laws that tie them together."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -81,6 +82,54 @@ def test_dpo_is_finite_far_from_the_reference() -> None:
     loss, _ = dpo(chosen, rejected, torch.tensor([-10.0]), torch.tensor([-2000.0]), 1.0, 1)
     assert loss.item() == pytest.approx(3980.0)  # -log sigmoid(-3980) = 3980
     assert gradient(loss, chosen) == [-1.0]
+
+
+@pytest.mark.parametrize(
+    ("loss", "smoothing", "expected", "slope"),
+    [
+        # h = (-10 + 12) - (-20 + 19) = 3, beta 0.5, margin 1.5: -log sigmoid(1.5) = 0.2014133, sigmoid(-1.5) = 0.1824255,
+        # -log sigmoid(-1.5) = 1.7014133, sigmoid(1.5) = 0.8175745. The slope is d loss / d chosen.
+        ("sigmoid", 0.0, 0.2014133, -0.5 * 0.1824255),
+        # 0.9 x 0.2014133 + 0.1 x 1.7014133;  0.5 (-0.9 x 0.1824255 + 0.1 x 0.8175745)
+        ("sigmoid", 0.1, 0.3514133, 0.5 * (-0.1641830 + 0.0817575)),
+        # (0.9 x 0.2014133 - 0.1 x 1.7014133) / 0.8;  0.5 (-0.1641830 - 0.0817575) / 0.8
+        ("robust", 0.1, 0.0139133, 0.5 * (-0.1641830 - 0.0817575) / 0.8),
+        ("hinge", 0.0, 0.0, 0.0),  # the margin is above 1
+        ("ipo", 0.0, 4.0, 4.0),  # (3 - 1 / (2 x 0.5))^2 = 4, 2 (3 - 1)
+    ],
+)
+def test_each_loss_of_the_family_by_hand(loss: Any, smoothing: float, expected: float, slope: float) -> None:
+    chosen = leaf(-10.0)
+    found, terms = dpo(chosen, leaf(-20.0), torch.tensor([-12.0]), torch.tensor([-19.0]), 0.5, 1, loss, smoothing)
+    assert found.item() == pytest.approx(expected, abs=1e-6)
+    assert gradient(found, chosen)[0] == pytest.approx(slope, abs=1e-6)
+    assert (terms.chosen_rewards.item(), terms.rejected_rewards.item()) == (1.0, -0.5)
+
+
+@pytest.mark.parametrize(
+    ("loss", "smoothing", "start"),
+    [("sigmoid", 0.0, LN2), ("sigmoid", 0.2, LN2), ("robust", 0.2, LN2), ("hinge", 0.0, 1.0), ("ipo", 0.0, 1 / (4 * 0.2**2))],
+)
+def test_each_loss_starts_where_it_should_and_pushes_the_chosen_up(loss: Any, smoothing: float, start: float) -> None:
+    chosen, rejected = leaf(-10.0, -3.0), leaf(-20.0, -1.0)
+    found, _ = dpo(chosen, rejected, chosen.detach(), rejected.detach(), 0.2, 2, loss, smoothing)
+    assert found.item() == pytest.approx(start)
+    up, down = torch.autograd.grad(found, (chosen, rejected))
+    assert up.max() < 0 < down.min()
+
+
+def test_label_smoothing_holds_the_margin_where_it_believes_the_labels() -> None:
+    # cDPO is least where sigmoid(margin) = 1 - e: at e = 0.2 that is log 4
+    chosen = leaf(math.log(4.0))
+    found, _ = dpo(chosen, torch.zeros(1), torch.zeros(1), torch.zeros(1), 1.0, 1, "sigmoid", 0.2)
+    assert gradient(found, chosen) == pytest.approx([0.0], abs=1e-6)
+
+
+def test_ipo_is_least_at_a_margin_of_one_half() -> None:
+    chosen = leaf(1 / (2 * 0.1))
+    found, terms = dpo(chosen, torch.zeros(1), torch.zeros(1), torch.zeros(1), 0.1, 1, "ipo")
+    assert (found.item(), gradient(found, chosen)) == (0.0, [0.0])
+    assert terms.chosen_rewards.item() == pytest.approx(0.5)
 
 
 # -- sums --------------------------------------------------------------------------------------------------------------

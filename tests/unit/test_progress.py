@@ -83,3 +83,14 @@ def test_a_terminal_shows_a_bar_and_leaves_nothing_behind() -> None:
     assert isinstance(console.file, StringIO)
     assert "dpo" in console.file.getvalue()
     assert not any(line.strip() == "sft 1/3" for line in lines(console))
+
+
+def test_an_alarm_and_a_note_are_lines_of_their_own(clock: Time) -> None:
+    with Display(console := plain()) as display:
+        display("dpo", 1, 4, {"loss": 0.5, "alarm": "the chosen rollouts \x1b[31mthemselves become unlikely"})
+        display("dpo", 2, 4, {"loss": 0.5, "note": "a file of the cache is damaged"})
+        display("dpo", 3, 4, {"loss": 0.5})
+    first, second = lines(console)
+    assert first.startswith("dpo: the chosen rollouts ")
+    assert "\x1b" not in first
+    assert second == "dpo: a file of the cache is damaged"

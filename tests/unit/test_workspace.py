@@ -111,6 +111,25 @@ def test_dpo_counts_problems_and_drops_pairs_that_are_too_long(tmp_path: Path) -
     assert fitted.steps == 2  # ceil(3 / 2)
 
 
+def test_another_run_with_another_beta_reuses_the_references_log_probs(tmp_path: Path) -> None:
+    settings = {"optimizer": OPTIMIZER, "batch_pairs": 2}
+
+    def first_row(name: str, **more: Any) -> tuple[list[str], dict[str, Any]]:
+        """The cache's files after a run, and its first step."""
+        with workspace(tmp_path, name=name, dpo=settings | more) as work:
+            taught(work.store, answers(parities(4)))
+            learn_preferences(work)
+        rows = (tmp_path / name / "metrics/dpo.jsonl").read_text(encoding="utf-8").splitlines()
+        return sorted(path.name for path in (tmp_path / ".cache/reference").rglob("*.safetensors")), json.loads(rows[0])
+
+    files, row = first_row("one")
+    assert len(files) == 1
+    again, other = first_row("two", beta=0.7, loss="hinge")
+    assert again == files  # nothing new was computed
+    assert other["chosen_shift"] == row["chosen_shift"] == pytest.approx(0.0, abs=1e-5)
+    assert other["loss"] == pytest.approx(1.0, abs=1e-4)  # the hinge's start
+
+
 def test_the_base_drops_and_counts_questions_that_do_not_fit(tmp_path: Path) -> None:
     with workspace(tmp_path, base={"optimizer": OPTIMIZER, "seq_len": 16, "batch_rows": 4}) as work:
         wordy = [Problem.make("t", "t", f"is {i} odd" + " or even" * i, "1", p.split) for i, p in enumerate(parities(4))]
