@@ -77,6 +77,8 @@ class PolicyGradient:
 
     def __init__(self, model: Decoder, sampling: Sampling, config: RlConfig):
         self._model, self._sampling, self._config = model, sampling, config
+        self.max_tokens = config.micro_batch_tokens
+        self._now: list[Trajectory] = []  # the update's
         self._temperature = 1.0
         self._gap = 0.0
         self._first_update = True
@@ -89,12 +91,17 @@ class PolicyGradient:
         trajectories = list(sampled.trajectories)
         parts = min(self._config.minibatches, len(trajectories))
         for number in range(parts):
-            self._first_update = number == 0
-            yield self._batches(trajectories[number::parts])
+            self._first_update, self._now = number == 0, trajectories[number::parts]
+            yield self.again()
+
+    def again(self) -> list[PolicyBatch]:
+        """The update's trajectories in micro-batches; what the last layout of them has shown is forgotten."""
+        self._gap = 0.0 if self._first_update else self._gap
+        return self._batches(self._now)
 
     def _batches(self, trajectories: Sequence[Trajectory]) -> list[PolicyBatch]:
         tokens = sum(t.document.num_targets for t in trajectories)
-        parts = micro_batches_by_prompt([t.document for t in trajectories], self._config.micro_batch_tokens)
+        parts = micro_batches_by_prompt([t.document for t in trajectories], self.max_tokens)
         return [self._lay_out([trajectories[i] for i in part], tokens, len(trajectories)) for part in parts]
 
     def _lay_out(self, trajectories: Sequence[Trajectory], tokens: int, sequences: int) -> PolicyBatch:
