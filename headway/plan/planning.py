@@ -132,7 +132,8 @@ def _probed(
     measured = probe.probe(shape, found, optimizers, device)
     if measured.share > _BUSY:
         return measured, ()
-    return measured, (f"the probe had {measured.share:.0%} of its threads' time: other work slows this machine, and the times are its",)
+    line = f"other work left the probe {measured.share:.0%} of its threads' time: undisturbed, the times would be about that share"
+    return measured, (line,)
 
 
 def _stage(

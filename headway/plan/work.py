@@ -111,8 +111,8 @@ def _documents(recipe: Recipe, stage: str, evidence: Evidence) -> tuple[list[Doc
         ]
         number = share * len(found)
         return found, min(number, recipe.sft.max_examples) if recipe.sft.max_examples else number
-    found = [_document(one, ids, False) for one in evidence.solved for ids in one.right[:1]]
-    return found, float(len(found))
+    found = [_document(one, ids, False) for one in evidence.solved for ids in one.right[:1]]  # about what DPO and RL see
+    return found, share * sum(bool(one.right and one.wrong) for one in evidence.solved)  # that give the teacher's pairs
 
 
 def _document(one: Solved, ids: Sequence[int], on_prompt: bool) -> Document:
