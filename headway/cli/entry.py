@@ -21,7 +21,14 @@ from headway.cli import chat_verbs, curate_verbs, data_verbs, plan_verbs, run_ve
 from headway.cli.options import app
 from headway.errors import HeadwayError
 
-_VERBS = (run_verbs, table_verbs, data_verbs, curate_verbs, chat_verbs, plan_verbs)  # importing them registers them, in this order
+_VERBS = (
+    run_verbs,
+    table_verbs,
+    data_verbs,
+    curate_verbs,
+    chat_verbs,
+    plan_verbs,
+)  # importing them registers them, in this order
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

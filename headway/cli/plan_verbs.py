@@ -18,7 +18,9 @@ def plan(
     recipe: RecipeArgument,
     overrides: SetOption = None,
     root: RootOption = Path("runs"),
-    no_probe: Annotated[bool, typer.Option("--no-probe", help="Formulas alone: run nothing of the model, give no times.")] = False,
+    no_probe: Annotated[
+        bool, typer.Option("--no-probe", help="Formulas alone: run nothing of the model, give no times.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Estimate a recipe's memory, tokens, steps, time and disk, stage by stage, with a short probe on this machine."""

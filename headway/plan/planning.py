@@ -132,7 +132,9 @@ def _probed(
     measured = probe.probe(shape, found, optimizers, device)
     if measured.share > _BUSY:
         return measured, ()
-    line = f"other work left the probe {measured.share:.0%} of its threads' time: undisturbed, the times would be about that share"
+    line = (
+        f"other work left the probe {measured.share:.0%} of its threads' time: undisturbed, the times would be about that share"
+    )
     return measured, (line,)
 
 
@@ -194,7 +196,9 @@ def _warnings(recipe: Recipe, plan: Plan, evidence: Evidence) -> tuple[str, ...]
     for stage in plan.stages:
         if stage.peak <= plan.available:
             continue
-        lines.append(f"{stage.stage} needs {_gib(stage.peak)}, and {_gib(plan.available)} are free: {_remedy(recipe, stage, plan)}")
+        lines.append(
+            f"{stage.stage} needs {_gib(stage.peak)}, and {_gib(plan.available)} are free: {_remedy(recipe, stage, plan)}"
+        )
     if plan.disk > plan.free_disk:
         lines.append(f"the run's folder may come to {_gib(plan.disk)}, and {_gib(plan.free_disk)} are free: give another --root")
     if evidence.vocabulary > recipe.model.vocabulary and not recipe.model.checkpoint:
@@ -211,7 +215,9 @@ def _remedy(recipe: Recipe, stage: StagePlan, plan: Plan) -> str:
         return f"the model alone takes {_gib(fixed)} (weights, gradients, optimizer); a smaller model or a larger machine"
     if config is None or parts["activations"] < parts["cache"] + parts["packed"] + parts["drawing"]:
         where = name if hasattr(config, "max_tokens") else "evaluate"
-        return f"lower {where}.max_tokens, or the number of rollouts at once ({where}.{'prompts' if name == 'rl' else 'problems'})"
+        return (
+            f"lower {where}.max_tokens, or the number of rollouts at once ({where}.{'prompts' if name == 'rl' else 'problems'})"
+        )
     if stage.micro_batch > config.micro_batch_tokens:
         return f"its longest document has {stage.micro_batch:,} tokens: lower {name}.{_longest(config)}"
     room = plan.available - (stage.peak - parts["activations"] - parts["safety"])

@@ -60,7 +60,9 @@ def shape_of_checkpoint(recipe: Recipe) -> tuple[DecoderConfig, str]:
         return _read(_gguf(folder / source.gguf_file), source.max_positions, str(folder)), source.gguf_file
     if source.checkpoint in _PUBLISHED:
         values = _MORE | _PUBLISHED[source.checkpoint]
-        return _read(values, source.max_positions, source.checkpoint), "its published sizes; the checkpoint is not on this machine"
+        return _read(
+            values, source.max_positions, source.checkpoint
+        ), "its published sizes; the checkpoint is not on this machine"
     raise CheckpointError(
         f"{source.checkpoint}: no such folder, and not in the hub's cache: its size is unknown, so there is nothing to plan with; "
         "fetch it first, or give a folder that holds its config.json"

@@ -62,9 +62,7 @@ def works(recipe: Recipe, shape: DecoderConfig, evidence: Evidence) -> list[Work
         micro = max(longest, min(config.micro_batch_tokens, step_tokens or config.micro_batch_tokens))
         length = round(min(limit, evidence.prompt + (_completion(recipe, stage, evidence) or limit)))
         probe = tuple(_largest(fitting, micro)) if stage != "rl" else ()
-        found.append(
-            Work(stage, steps, trained, sampled, micro, longest, samples, length, limit, probe, bool(fitting))
-        )
+        found.append(Work(stage, steps, trained, sampled, micro, longest, samples, length, limit, probe, bool(fitting)))
     return found
 
 
@@ -105,9 +103,7 @@ def _documents(recipe: Recipe, stage: str, evidence: Evidence) -> tuple[list[Doc
     if stage == "sft":
         assert recipe.sft is not None
         found = [
-            _document(one, ids, False)
-            for one in evidence.solved
-            for ids in sorted(one.right, key=len)[: recipe.sft.per_problem]
+            _document(one, ids, False) for one in evidence.solved for ids in sorted(one.right, key=len)[: recipe.sft.per_problem]
         ]
         number = share * len(found)
         return found, min(number, recipe.sft.max_examples) if recipe.sft.max_examples else number

@@ -42,9 +42,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(word in str(error) for word in _WORDS)
 
 
-def replayed(
-    gradient: Callable[[Sequence[Any]], Result], model: Decoder, objective: Divisible, micros: Sequence[Any]
-) -> Result:
+def replayed(gradient: Callable[[Sequence[Any]], Result], model: Decoder, objective: Divisible, micros: Sequence[Any]) -> Result:
     """`gradient(micros)`, which adds an update's gradient to the weights'; where memory runs out, again with smaller micro-batches.
 
     The gradient must be None before it. Raises MemoryError where the smallest ones, single documents, do not fit.

@@ -26,10 +26,12 @@ def recipe(**sections: Any) -> Any:
     values: dict[str, Any] = {
         "name": "small",
         "threads": 1,
-        "problems": {"sources": [{"family": "chain_sum", "count": 40}, {"family": "leg_counting", "count": 10, "split": "heldout"}]},
+        "problems": {
+            "sources": [{"family": "chain_sum", "count": 40}, {"family": "leg_counting", "count": 10, "split": "heldout"}]
+        },
         "model": {"layers": 1, "width": 16, "heads": 2, "kv_heads": 1, "mlp_width": 16, "vocabulary": 280, "max_positions": 256},
         "teacher": {"problems": 40, "rollouts": 2},
-        "base": {"seq_len": 64, "batch_rows": 4, "micro_batch_tokens": 256},
+        "base": {"seq_len": 128, "batch_rows": 2, "micro_batch_tokens": 256},
         "evaluate": {"samples": 2, "max_tokens": 32},
     }
     return parse_recipe(values | sections, "small.toml")
@@ -49,10 +51,9 @@ def test_counts_by_hand() -> None:
     shape = shape_of(made)
     found = {work.stage: work for work in works(made, shape, evidence)}
     assert list(found) == ["start", "base", "midtrain", "sft", "dpo", "rl"]
-    # base: 40 documents of 10 + 3 + 1 tokens, so 13 through the model; four a row of 64: 10 rows, 4 a step
+    # base: 40 documents of 10 + 3 + 1 tokens, so 13 through the model; two sampled fit into one row of 128: 20 rows, 2 a step
     assert (found["base"].trained, found["base"].longest) == (40 * 13, 14)
-    # two sampled fit into one row: 20 rows of the 40, as far as a sample of two can tell
-    assert found["base"].steps == 5
+    assert found["base"].steps == 10
     # midtrain: three documents of 20, 30 and 40 tokens stand for 60, a tenth held back: 54 x (19 + 29 + 39) / 3 x 3 epochs
     assert found["midtrain"].trained == 54 * 29 * 3
     # sft: the shortest of each: 20 and 40 tokens, 40 documents, 2 epochs in batches of 8
@@ -107,7 +108,7 @@ def test_a_recipe_without_its_checkpoint_and_data(capsys: pytest.CaptureFixture[
     found = json.loads(capsys.readouterr().out)
     assert sum(found["parameters"].values()) == 3_836_021_760
     assert found["shape_from"].startswith("its published sizes; the checkpoint is not on this machine")
-    assert [stage["micro_batch"] for stage in found["stages"]] == [0, 16_384, 20_480, 16_384, 25_600 + 0]
+    assert [stage["micro_batch"] for stage in found["stages"]] == [0, 16_384, 20_480, 16_384, 25_600]
     assert not any(stage["from_data"] for stage in found["stages"])
     assert found["seconds"] is None
     assert any("open-r1/OpenR1-Math-220k is not on this machine" in note for note in found["notes"])
