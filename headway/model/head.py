@@ -3,8 +3,7 @@
     lp_t = z_t[y_t] - logsumexp(z_t),   z_t = W h_t / temperature,        d lp / d z = onehot(y) - softmax(z)
 
 Forward and backward walk over chunks of tokens and make the chunk's logits anew; only hidden states and one number a token
-are kept. The gradient of W is added up in float32, whatever the products are made in. It does not know which loss the log-probs go
-into.
+are kept. The gradient of W is added up in float32, whatever the products are made in. It does not know the losses.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ _MOST_ELEMENTS = 33_554_432  # what those may come to hold (128 MiB)
 
 def chunk_tokens(tokens: int, vocabulary: int, device: str = "cpu") -> int:
     """Tokens whose logits are held at once: 32 MiB of them, but 128 tokens at least if these take no more than 128 MiB."""
-    least = min(_LEAST_TOKENS, _MOST_ELEMENTS // vocabulary) if _CHUNK_ELEMENTS > vocabulary else 0
+    least = min(_LEAST_TOKENS, _MOST_ELEMENTS // vocabulary) if vocabulary < _CHUNK_ELEMENTS else 0
     held = _CHUNK_ELEMENTS * (_CUDA_CHUNKS if device == "cuda" else 1) // vocabulary
     return max(1, min(tokens, max(held, least)))
 
@@ -70,7 +69,7 @@ class _TokenLogprobs(torch.autograd.Function):
 
 
 def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """total += a b in float32: [vocabulary, width], [vocabulary, T], [T, width]; no second [vocabulary, width] where it is avoided."""
+    """total += a b in float32: [vocabulary, width], [vocabulary, T], [T, width]; in place if it can."""
     if a.dtype == total.dtype:
         total.addmm_(a, b)
     else:

@@ -1,4 +1,4 @@
-"""What a recipe's data says of its documents: how many there are, how long they are, how many solutions are right. A sample is read.
+"""What a recipe's data says of its documents: how many there are, how long they are, how many solutions are right.
 
     sources (on this machine) --some 1,500, in proportion--> problems --tokenizer--> lengths of prompts, answers, solutions
 

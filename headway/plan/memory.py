@@ -3,12 +3,12 @@
     train   = weights + gradients + moments + kept + activations + vocabulary          P parameters, T tokens at once, float32
     update  = weights + gradients + moments + kept + what Muon makes orthogonal
     sample  = weights + moments (RL) + packed copies + cache + drawing
-    activations = T [ layers (4 d + 3 q + 2 kv + 4 m) + 5 d ]   what autograd saves, d width, q and kv heads x head_dim, m mlp_width
+    activations = T [ layers (4 d + 3 q + 2 kv + 4 m) + 5 d ]   what is saved; d width, q, kv heads x head_dim, m mlp_width
                 + T (5 m + 3 d)                                  gradients on the way back through one layer
     vocabulary  = 2 V d + 3 chunk V                              output's and embedding's gradients, and logits of one chunk
 
-The formulas are those of the code as it is (`model.transformer`, `model.head`, `engine.cache`); tests compare them with what autograd
-saves. It does not know recipes or machines.
+The formulas are those of the code as it is (`model.transformer`, `model.head`, `engine.cache`); tests compare them with
+autograd. It does not know recipes or machines.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A recipe's plan: parameters, memory, tokens, steps, seconds and disk of every stage, from its data, its shape and a short probe.
+"""A recipe's plan: parameters, memory, tokens, steps, seconds and disk of every stage, from data, shape and a short probe.
 
     shape + evidence --> work of each stage --+--> memory (formulas), seconds (tokens / measured rates), disk --> Plan, warnings
                              probe -----------+
@@ -126,7 +126,7 @@ def _probed(
     needed = max(memory.training(shape, optimizers[w.stage].name, w.micro_tokens, cuda=device.type == "cuda").peak for w in found)
     if needed > 0.8 * available:
         say("measuring the machine's products")
-        line = f"the probe of the model needs {_gib(needed)}, and {_gib(available)} are free here: seconds are estimated from the rate"
+        line = f"the probe of the model needs {_gib(needed)}, and {_gib(available)} are free: seconds are estimated from the rate"
         return probe.probe_products(device), (f"{line} of one large product",)
     say("probing the largest micro-batch, an optimizer step and sampling")
     measured = probe.probe(shape, found, optimizers, device)

@@ -1,4 +1,4 @@
-"""What this machine does with the recipe's model: a short probe with random weights, or, where the model does not fit, its products.
+"""What this machine does with the recipe's model: a short probe with random weights, or one product where it does not fit.
 
     train     a stage's largest micro-batch forward and backward once        tokens/s, and the bytes that autograd saved
     update    one optimizer step                                             seconds
@@ -10,7 +10,6 @@ It does not know the recipe's counts, nor what the numbers are for.
 
 from __future__ import annotations
 
-import gc
 import os
 import time
 from collections.abc import Callable
@@ -155,8 +154,6 @@ def _update(model: Decoder, config: OptimizerConfig, device: torch.device) -> fl
         update(optimizer, model, 1e-8, config.clip_norm)
 
     seconds = [_timed(step, device) for _ in range(2)][-1]
-    del optimizer
-    gc.collect()
     return seconds
 
 

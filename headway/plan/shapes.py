@@ -64,7 +64,7 @@ def shape_of_checkpoint(recipe: Recipe) -> tuple[DecoderConfig, str]:
             values, source.max_positions, source.checkpoint
         ), "its published sizes; the checkpoint is not on this machine"
     raise CheckpointError(
-        f"{source.checkpoint}: no such folder, and not in the hub's cache: its size is unknown, so there is nothing to plan with; "
+        f"{source.checkpoint}: no such folder, and not in the hub's cache: its size is unknown; "
         "fetch it first, or give a folder that holds its config.json"
     )
 

@@ -1,4 +1,4 @@
-"""What each stage has to do: documents, steps, tokens trained and sampled, and the largest micro-batch. Counts, no bytes or seconds.
+"""What each stage has to do: documents, steps, tokens trained and sampled, and the largest micro-batch. No bytes or seconds.
 
     documents = how many the data and the budget give x the sampled share that is right         steps as the stage counts them
     trained   = epochs x documents x mean tokens          sampled = rollouts x mean tokens of a right solution
@@ -24,7 +24,7 @@ RL_SHARE_PLAIN = 0.5  # without it
 REFILLS = 2  # batches that dynamic sampling asks for, on average
 ASSUMED = (
     f"{PAIR_SHARE:.0%} of DPO's own problems give a pair; {RL_SHARE:.0%} of RL's rollouts carry an advantage with rebalancing, "
-    f"{RL_SHARE_PLAIN:.0%} without; dynamic sampling asks {REFILLS} times; no stage ends early; all own rollouts of a teacher count"
+    f"{RL_SHARE_PLAIN:.0%} without; dynamic sampling asks {REFILLS} times; no stage ends early; own samples give no document"
 )
 
 

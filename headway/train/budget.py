@@ -36,14 +36,14 @@ class Divisible(Protocol):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that an allocation failed: CUDA's own type, else PyTorch's words for it on a CPU, or Python's type."""
+    """Whether an error says that an allocation failed: CUDA's type, PyTorch's words for it on a CPU, or Python's type."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(word in str(error) for word in _WORDS)
 
 
 def replayed(gradient: Callable[[Sequence[Any]], Result], model: Decoder, objective: Divisible, micros: Sequence[Any]) -> Result:
-    """`gradient(micros)`, which adds an update's gradient to the weights'; where memory runs out, again with smaller micro-batches.
+    """`gradient(micros)`, which makes an update's gradient; where memory runs out, again with smaller micro-batches.
 
     The gradient must be None before it. Raises MemoryError where the smallest ones, single documents, do not fit.
     """
@@ -75,8 +75,7 @@ def _smaller(objective: Divisible, sizes: list[int]) -> Sequence[Any]:
         if [objective.tokens(micro) for micro in micros] != sizes:
             return micros
     raise MemoryError(
-        f"memory ran out with the smallest micro-batches, single documents or pairs: the longest sends {max(sizes)} tokens through "
-        "the model"
+        f"memory ran out with the smallest micro-batches, single documents or pairs: the longest has {max(sizes)} tokens"
     )
 
 

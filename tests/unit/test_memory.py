@@ -1,4 +1,4 @@
-"""What training holds: no tensor of tokens x vocabulary in any loss, and the plan's formulas beside what autograd really saves."""
+"""What training holds: no tensor of tokens x vocabulary in any loss, and the plan's formulas beside what autograd saves."""
 
 from typing import Any
 

@@ -38,7 +38,7 @@ def recipe(**sections: Any) -> Any:
 
 
 def test_counts_by_hand() -> None:
-    """Two sampled problems stand for 40: one with rollouts of 9 and 19 tokens, both right, one with a right of 29 and a wrong one."""
+    """Two sampled problems stand for 40: one with right rollouts of 9 and 19 tokens, one with one of 29 and a wrong one."""
     sections = {
         "midtrain": {"seq_len": 64, "batch_rows": 2, "max_epochs": 3, "train_on_prompt": False, "validation_share": 0.1},
         "sft": {"epochs": 2, "batch_examples": 8, "max_tokens": 64},
