@@ -68,7 +68,7 @@ class Evidence:
 def look(recipe: Recipe, folder: Path | None) -> Evidence:
     """Read a sample of every source; `folder` holds the checkpoint's tokenizer, if it is here."""
     notes: list[str] = []
-    counts = dict.fromkeys(("training", "elementary", "heldout"), 0)
+    counts: dict[str, int] = {"training": 0, "elementary": 0, "heldout": 0}
     sizes: list[tuple[SourceConfig, str, int, list[Problem]]] = []
     for source in recipe.problems.sources:
         if not source.traces_only:
