@@ -11,8 +11,8 @@ DIR holds `model/`, a random Llama of 5.0 M parameters with its tokenizer, and `
     rl         8 prompts x 8 completions of up to 256 tokens a step, sampled, rewarded, learned from; completions a second
 
 Training is `train.fit` with its metrics, and a resume point at the end alone; AdamW, float32. The first two of --steps steps are
-left out, as the peers' scripts do. `gemm_share` is 6 N floating-point operations a token over the rate that this machine multiplies matrices of
-1,024 x 1,024 at, measured before and after.
+left out, as the peers' scripts do. `gemm_share` is 6 N floating-point operations a token over the rate at which this machine
+multiplies matrices of 1,024 x 1,024, measured before and after.
 """
 
 import argparse
@@ -106,7 +106,7 @@ def dpo(job: Job, steps: int) -> Row:
         pairs.append(DocumentPair(job.document(row, good), job.document(row, good[:-3] + "1}.")))
     config = DpoConfig.model_validate({"optimizer": {"lr": 1e-6}, **RARE})
     started = time.perf_counter()
-    reference = reference_logprobs(job.model, pairs, config.micro_batch_tokens)
+    reference = reference_logprobs(job.model, pairs)
     seconds = time.perf_counter() - started
     rates = trained(job.model, Preference(job.model, pairs, lambda: epochs(len(pairs), 16, 0), config, reference), config, steps)
     return {

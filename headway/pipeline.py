@@ -177,7 +177,7 @@ def _workspace(run: Run, store: Store, verifier: Verifier, tell: Tell) -> Worksp
         _check_tokenizer(source.checkpoint, tokenizer)
     else:
         tokenizer = _new_tokenizer(run, store)
-        model = initialise(_shape(recipe, tokenizer.size), recipe.seed).to(device)
+        model = initialise(shape_of(recipe, tokenizer.size), recipe.seed).to(device)
     sampler = Sampler(Engine(model, tokenizer.stop_ids), tokenizer, verifier, recipe.problems.instruction, recipe.seed)
     work = Workspace(recipe, run, store, tokenizer, model, sampler, tell)
     teach(work, verifier)
@@ -207,7 +207,8 @@ def _new_tokenizer(run: Run, store: Store) -> Tokenizer:
     return Tokenizer.load(folder)
 
 
-def _shape(recipe: Recipe, vocabulary: int) -> DecoderConfig:
+def shape_of(recipe: Recipe, vocabulary: int) -> DecoderConfig:
+    """The shape of a new decoder. Raises ConfigError where its width does not divide into heads."""
     source = recipe.model
     if source.width % source.heads or source.heads % source.kv_heads:
         raise ConfigError(

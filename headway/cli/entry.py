@@ -17,11 +17,18 @@ from typing import Annotated, Any
 import typer
 
 from headway import __version__
-from headway.cli import chat_verbs, curate_verbs, data_verbs, run_verbs, table_verbs
+from headway.cli import chat_verbs, curate_verbs, data_verbs, plan_verbs, run_verbs, table_verbs
 from headway.cli.options import app
 from headway.errors import HeadwayError
 
-_VERBS = (run_verbs, table_verbs, data_verbs, curate_verbs, chat_verbs)  # importing them registers them, in this order
+_VERBS = (
+    run_verbs,
+    table_verbs,
+    data_verbs,
+    curate_verbs,
+    chat_verbs,
+    plan_verbs,
+)  # importing them registers them, in this order
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -36,7 +36,7 @@ def _has_onednn() -> bool:
 
 
 _IS_THERE = _has_onednn()
-_MOST_ROWS = 1024
+MOST_ROWS = 1024
 
 
 def is_direct(x: Tensor) -> bool:
@@ -51,7 +51,7 @@ def rounded(rows: int) -> int:
     [1, 16, 18, 64, 72, 1024, 1025]
     """
     unit = 1 << max(0, (rows - 1).bit_length() - 4)
-    return -(-rows // unit) * unit if rows <= _MOST_ROWS else rows
+    return -(-rows // unit) * unit if rows <= MOST_ROWS else rows
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None = None) -> Tensor:
@@ -90,7 +90,7 @@ def _packed(weight: Tensor) -> Tensor:
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x [T, in] times weight [out, in], transposed, plus bias [out] -> [T, out]."""
-    if len(x) <= _MOST_ROWS and is_direct(x) and weight.dtype == torch.float32:
+    if len(x) <= MOST_ROWS and is_direct(x) and weight.dtype == torch.float32:
         return _linear(x, _packed(weight), bias)
     return F.linear(x, weight, bias)
 
@@ -102,7 +102,7 @@ def linear(x: Tensor, layer: nn.Linear) -> Tensor:
 
 def linear_add(x: Tensor, layer: nn.Linear, residual: Tensor) -> Tensor:
     """residual + layer(x): x [T, in], residual [T, out] -> [T, out]. Only where `is_direct`."""
-    if len(x) <= _MOST_ROWS:
+    if len(x) <= MOST_ROWS:
         return _linear(x, _packed(layer.weight), layer.bias, residual)
     return F.linear(x, layer.weight, layer.bias).add_(residual)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from headway.config import Recipe, StageConfig
 from headway.errors import RunError, StoreError
+from headway.model.folder import first_line
 from headway.model.tokenizer import Tokenizer
 from headway.model.transformer import Decoder
 from headway.runs import Run
@@ -21,6 +22,7 @@ from headway.store.combined import check_verifier
 from headway.store.rows import Selection
 from headway.store.store import Store
 from headway.train.batching import Document
+from headway.train.budget import is_out_of_memory
 from headway.train.fit import Fitted, Objective, fit
 from headway.train.resume import StageFolder
 from headway.types import Example, Funnel, Problem
@@ -103,7 +105,7 @@ class Workspace:
     def fit(self, stage: str, objective: Objective[Any], config: StageConfig, steps: int) -> Fitted:
         """Train the policy in place under the run's folder and progress display.
 
-        Raises RunError where a gradient is not finite.
+        Raises RunError where a gradient is not finite, and where memory runs out for good.
         """
 
         def show(done: int, total: int, row: dict[str, Any]) -> None:
@@ -113,6 +115,12 @@ class Workspace:
             return fit(self.model, objective, config, steps, StageFolder(self.run, stage), show)
         except FloatingPointError as error:
             raise RunError(f"{stage}: {error}; training diverged: try a lower {stage}.optimizer.lr under another name") from None
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            longest = "seq_len" if hasattr(config, "seq_len") else "max_tokens"
+            reason = first_line(error) if isinstance(error, MemoryError) else f"memory ran out ({first_line(error)})"
+            raise RunError(f"{stage}: {reason}; lower {stage}.{longest}; `headway plan` says what the stage needs") from None
 
 
 def frozen(funnel: Funnel, ids: Sequence[Any], versions: dict[str, int]) -> dict[str, Any]:

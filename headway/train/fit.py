@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -21,6 +22,7 @@ from headway.config import StageConfig
 from headway.errors import CheckpointError
 from headway.machine import keep_freed_memory
 from headway.model.transformer import Decoder
+from headway.train.budget import lowered, replayed
 from headway.train.optim import Optimizer, learning_rate, load_optimizer, make_optimizer, optimizer_tensors, update
 from headway.train.resume import StageFolder
 
@@ -30,8 +32,14 @@ Micro = TypeVar("Micro")
 class Objective(Protocol[Micro]):
     """What a stage teaches."""
 
+    max_tokens: int  # of a micro-batch at most (a longer document stands alone); lowered where memory runs out
+
     def updates(self, step: int) -> Iterable[Sequence[Micro]]:
         """The optimizer updates of one step, each a list of micro-batches whose losses add up to the step's loss."""
+        ...
+
+    def again(self) -> Sequence[Micro]:
+        """The micro-batches of the update that `updates` gave last, laid out anew under `max_tokens`."""
         ...
 
     def loss(self, micro: Micro) -> tuple[Tensor, dict[str, float]]:
@@ -74,15 +82,18 @@ Show = Callable[[int, int, dict[str, Any]], None]  # (steps done, steps in all, 
 def fit(model: Decoder, objective: Objective[Any], config: StageConfig, steps: int, folder: StageFolder, show: Show) -> Fitted:
     """Train `model` in place for `steps` steps, or until the objective ends it; resumes from `folder` if it can.
 
-    Raises FloatingPointError when a gradient is not finite: the weights are then those before that step.
+    Where memory runs out, an update is split further and made again (`budget`). Raises FloatingPointError when a gradient is not
+    finite: the weights are then those before that step; MemoryError where a single document does not fit.
     """
     keep_freed_memory()
     optimizer = make_optimizer(model, config.optimizer)
     step, tokens, ended = _resume(model, optimizer, objective, folder)
     saved_at = time.monotonic()
     while step < steps and not ended:
-        started = time.monotonic()
+        started, allowed = time.monotonic(), objective.max_tokens
         row, seen = _one_step(model, optimizer, objective, config, step, steps)
+        if objective.max_tokens < allowed:
+            row["micro_batch_tokens"] = objective.max_tokens
         tokens += seen
         step += 1
         ended = objective.finish_step(step, row)
@@ -90,7 +101,7 @@ def fit(model: Decoder, objective: Objective[Any], config: StageConfig, steps: i
         row["seconds"] = round(time.monotonic() - started, 4)
         row["tokens_per_s"] = round(seen / max(1e-9, time.monotonic() - started), 1)
         folder.log(row)
-        show(step, steps, row)
+        show(step, steps, row | lowered(allowed, objective.max_tokens))
         if ended or step == steps or time.monotonic() - saved_at > config.checkpoint_seconds:
             _save(model, optimizer, objective, folder, step, tokens, ended)
             saved_at = time.monotonic()
@@ -107,18 +118,28 @@ def _one_step(
     seen = 0
     model.train()
     for micros in objective.updates(step):
-        for micro in micros:
-            with autocast(model):
-                loss, numbers = objective.loss(micro)
-            loss.backward()
-            seen += objective.tokens(micro)
-            for name, value in {"loss": float(loss.detach()), **numbers}.items():
-                sums[name] = sums.get(name, 0.0) + value
+        sums, tokens = replayed(partial(_gradient, model, objective, sums), model, objective, micros)
+        seen += tokens
         norms.append(update(optimizer, model, rate, config.optimizer.clip_norm))
     row: dict[str, Any] = {"step": step + 1, "lr": rate}
     row |= {name: value / max(1, len(norms)) for name, value in sums.items()}
     row["grad_norm"] = sum(norms) / max(1, len(norms))
     return row, seen
+
+
+def _gradient(
+    model: Decoder, objective: Objective[Any], before: dict[str, float], micros: Sequence[Any]
+) -> tuple[dict[str, float], int]:
+    """Add up the gradient of an update; its numbers added to those `before` it, and its tokens."""
+    sums, seen = dict(before), 0
+    for micro in micros:
+        with autocast(model):
+            loss, numbers = objective.loss(micro)
+        loss.backward()
+        seen += objective.tokens(micro)
+        for name, value in {"loss": float(loss.detach()), **numbers}.items():
+            sums[name] = sums.get(name, 0.0) + value
+    return sums, seen
 
 
 def autocast(model: Decoder) -> torch.autocast:
@@ -140,6 +161,7 @@ def _save(
     moments = {f"optimizer.{name}": value for name, value in optimizer_tensors(optimizer, model).items()}
     extra = {f"objective.{name}": value for name, value in objective.kept_tensors().items()}
     state = {"step": step, "tokens": tokens, "ended": ended, "objective": objective.state()}
+    state["micro_batch_tokens"] = objective.max_tokens
     folder.save(step, weights | moments | extra, state)
 
 
@@ -162,5 +184,6 @@ def _resume(model: Decoder, optimizer: Optimizer, objective: Objective[Any], fol
             own[name].copy_(value)
     load_optimizer(optimizer, model, parts["optimizer"])
     objective.restore(state["objective"] | {"tensors": parts["objective"]})
+    objective.max_tokens = min(objective.max_tokens, state.get("micro_batch_tokens", objective.max_tokens))
     folder.rewind(state["step"])
     return state["step"], state["tokens"], state["ended"]

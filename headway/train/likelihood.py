@@ -50,11 +50,12 @@ class Likelihood:
         last_step: int = 0,
     ):
         self._model, self._documents, self._make_batches = model, documents, batches
-        self._micro_tokens = micro_batch_tokens
+        self.max_tokens = micro_batch_tokens
         self._validation, self._every, self._patience = validation, validate_every, patience
         self._last_step = last_step  # its weights are candidates for the best ones, too
         self._stream = batches()
         self._position = 0
+        self._now: list[Document] = []  # the step's
         self._targets = 0
         self._best: dict[str, Any] = {"loss": None, "step": 0, "waited": 0}
         self._best_weights: dict[str, Tensor] = {}
@@ -64,12 +65,16 @@ class Likelihood:
         if step != self._position:
             self._stream = islice(self._make_batches(), step, None)
         self._position = step + 1
-        documents = [self._documents[i] for i in next(iter(self._stream))]
-        self._targets = sum(d.num_targets for d in documents)
-        yield self._flats(documents)
+        self._now = [self._documents[i] for i in next(iter(self._stream))]
+        self._targets = sum(d.num_targets for d in self._now)
+        yield self.again()
+
+    def again(self) -> list[Flat]:
+        """The step's documents in micro-batches."""
+        return self._flats(self._now)
 
     def _flats(self, documents: Sequence[Document]) -> list[Flat]:
-        parts = micro_batches([len(d.ids) for d in documents], self._micro_tokens)
+        parts = micro_batches([len(d.ids) for d in documents], self.max_tokens)
         return [flatten([documents[i] for i in part], self._model.device) for part in parts]
 
     def loss(self, micro: Flat) -> tuple[Tensor, dict[str, float]]:

@@ -97,6 +97,8 @@ class PolicyGradient:
 
     def __init__(self, model: Decoder, sampling: Sampling, config: RlConfig):
         self._model, self._sampling, self._config = model, sampling, config
+        self.max_tokens = config.micro_batch_tokens
+        self._now: tuple[list[Trajectory], list[Tensor]] = [], []  # the update's, and their log-probs at the start of the step
         self._temperature = 1.0
         self._gap = 0.0
         self._first_update = True
@@ -115,10 +117,16 @@ class PolicyGradient:
         documents = [t.document for t in trajectories]
         start = [torch.empty(0)] * len(trajectories)
         if config.tis_cap and len(updates) > 1:
-            start = fixed_logprobs(self._model, documents, config.micro_batch_tokens, self._temperature)
+            start = fixed_logprobs(self._model, documents, self.max_tokens, self._temperature)
         for number, chosen in enumerate(updates):
             self._first_update = number == 0
-            yield self._batches([trajectories[i] for i in chosen], [start[i] for i in chosen])
+            self._now = [trajectories[i] for i in chosen], [start[i] for i in chosen]
+            yield self.again()
+
+    def again(self) -> list[PolicyBatch]:
+        """The update's trajectories in micro-batches; what the last layout of them has shown is forgotten."""
+        self._gap = 0.0 if self._first_update else self._gap
+        return self._batches(*self._now)
 
     def _batches(self, trajectories: Sequence[Trajectory], start: Sequence[Tensor]) -> list[PolicyBatch]:
         """An update's micro-batches; what they are divided by is the whole update's."""
@@ -126,7 +134,7 @@ class PolicyGradient:
         lengths = [t.document.num_targets for t in trajectories]
         constant = config.prompts * config.group_size * config.max_tokens / config.minibatches
         weights = token_weights(config.loss_level, lengths, constant)
-        parts = micro_batches_by_prompt([t.document for t in trajectories], config.micro_batch_tokens)
+        parts = micro_batches_by_prompt([t.document for t in trajectories], self.max_tokens)
         return [self._lay_out(trajectories, start, weights, part, sum(lengths)) for part in parts]
 
     def _lay_out(

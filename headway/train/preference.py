@@ -64,8 +64,10 @@ class Preference:
         assert reference.shape == (len(pairs), 2), "reference log-probs are one a document"
         self._model, self._pairs, self._make_batches, self._config = model, pairs, batches, config
         self._reference = reference
+        self.max_tokens = config.micro_batch_tokens
         self._stream = batches()
         self._position = 0
+        self._now: list[int] = []  # the step's pairs
         self._total = 1
         self._tokens = 1, 1  # of the step's chosen and of its rejected completions
         self._margins: list[float] = []  # of the last steps, with the chosen log-probs' distance to the reference
@@ -77,13 +79,17 @@ class Preference:
         if step != self._position:
             self._stream = islice(self._make_batches(), step, None)
         self._position = step + 1
-        numbers = list(next(iter(self._stream)))
+        numbers = self._now = list(next(iter(self._stream)))
         self._total = len(numbers)
         sides = ((self._pairs[i].chosen.num_targets, self._pairs[i].rejected.num_targets) for i in numbers)
         chosen, rejected = zip(*sides, strict=True)
         self._tokens = sum(chosen), sum(rejected)
-        parts = micro_batches([self._pairs[i].num_tokens for i in numbers], self._config.micro_batch_tokens)
-        yield [pair_batch(self._pairs, [numbers[i] for i in part], self._reference, self._model.device) for part in parts]
+        yield self.again()
+
+    def again(self) -> list[PairBatch]:
+        """The step's pairs in micro-batches."""
+        parts = micro_batches([self._pairs[i].num_tokens for i in self._now], self.max_tokens)
+        return [pair_batch(self._pairs, [self._now[i] for i in part], self._reference, self._model.device) for part in parts]
 
     def loss(self, micro: PairBatch) -> tuple[Tensor, dict[str, float]]:
         """The micro-batch's share of the mean loss a pair."""

@@ -207,6 +207,8 @@ def test_at_most_two_resume_points_are_kept(tmp_path: Path) -> None:
 class Diverges:
     """An objective whose gradient is not a number in its third step."""
 
+    max_tokens = 64
+
     def __init__(self, model: Decoder):
         self._model = model
 

@@ -24,7 +24,7 @@ FLOORS = {
     "engine": 3, "train": 3,
     "sample": 4, "evaluate": 4, "teacher": 4,
     "stages": 5, "serve": 5, "curate": 5,
-    "pipeline": 6, "report": 6, "chat": 6,
+    "pipeline": 6, "report": 6, "chat": 6, "plan": 6,
     "cli": 7, "verbs": 7, "__main__": 8,
 }  # fmt: skip
 ACROSS = {
@@ -32,6 +32,8 @@ ACROSS = {
     ("teacher", "sample"),
     ("pipeline", "report"),
     ("chat", "report"),
+    ("plan", "pipeline"),
+    ("plan", "report"),
     ("cli", "verbs"),
 }  # who may import a neighbour of its own floor, never back
 HEAVY = {"torch", "transformers", "safetensors", "tokenizers", "datasets"}  # never below floor 2

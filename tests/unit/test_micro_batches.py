@@ -37,8 +37,11 @@ def documents(seed: int) -> list[tuple[Document, Document]]:
     def words(count: int) -> tuple[int, ...]:
         return tuple(chance.randrange(4, VOCABULARY) for _ in range(count))
 
+    def document(prompt: tuple[int, ...], first: int) -> Document:
+        return Document((*prompt, first, *words(COMPLETION - 1), STOP), PROMPT)
+
     prompts = [words(PROMPT) for _ in range(EXAMPLES // 2)] * 2
-    return [(Document((*p, *words(COMPLETION), STOP), PROMPT), Document((*p, *words(COMPLETION), STOP), PROMPT)) for p in prompts]
+    return [(document(p, 4), document(p, 5)) for p in prompts]  # the two part at their first token
 
 
 def apart(documents: list[Document]) -> Flat:
