@@ -2,6 +2,7 @@
 
     file    NAME.tmp-PID  --write, fsync-->  rename to NAME  -->  fsync of the parent folder
     folder  NAME.tmp-PID/ --files, fsync, manifest.json (sha256, size)-->  rename to NAME/  -->  fsync of the parent
+    size    looked up on the disk first (`need_space`): what cannot fit is refused before its first byte is written
 
 A reader meets the old state or the new one, never a mixture. What a killed process left behind carries `.tmp-` in its
 name and `sweep` clears it away. This file does not know what is written, nor when: `runs` says when,
@@ -21,7 +22,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from headway.errors import CheckpointError, RunError
+from headway.errors import CheckpointError, HeadwayError, RunError
 
 MANIFEST = "manifest.json"
 CARD = "README.md"  # for people: no manifest lists it, so that it may be written later and edited by hand
@@ -124,6 +125,48 @@ def check_folder(folder: str | Path, label: str | None = None) -> None:
             raise CheckpointError(f"cannot read {present[name]}: {error.strerror}") from error
 
 
+def need_space(path: Path, size: int, what: str = "", hint: str = "") -> None:
+    """RunError where the disk that `path` is to lie on has less than `size` bytes free, and `RESERVE` beside them.
+
+    The line says what is needed and what is free; `what` names the thing (default: the path), `hint` what else would help.
+    """
+    free, wanted = free_space(path), size + RESERVE
+    if free < wanted:
+        more = f" or {hint}" if hint else ""
+        raise RunError(
+            f"{what or f'cannot write {path}'}: needs {in_bytes(wanted)}, and its disk has {in_bytes(free)} free; "
+            f"nothing was written: make room{more}, and the same command goes on"
+        )
+
+
+RESERVE = 2**20  # bytes left to the metric rows, the tables' commits and the records that follow
+
+
+def free_space(path: Path) -> int:
+    """Bytes that this user may still write on the disk that `path` lies, or will lie, on."""
+    with refusing(path):
+        place = next(place for place in (path, *path.absolute().parents) if place.exists())
+        return shutil.disk_usage(place).free
+
+
+def in_bytes(size: int) -> str:
+    """A size for people: ``in_bytes(45_600_000_000) == "45.6 GB"``."""
+    for unit, one in (("GB", 10**9), ("MB", 10**6), ("KB", 10**3)):
+        if size >= one:
+            return f"{size / one:.1f} {unit}"
+    return f"{size} bytes"
+
+
+def set_aside(folder: Path) -> Path:
+    """Rename a damaged folder to NAME.damaged (an earlier one of that name goes), and return that path."""
+    aside = folder.with_name(f"{folder.name}.damaged")
+    with refusing(aside):
+        shutil.rmtree(aside, ignore_errors=True)
+        folder.rename(aside)
+        _fsync(folder.parent)
+    return aside
+
+
 def discard(folder: Path) -> None:
     """Remove a folder: a kill in the middle leaves something for `sweep`, never a folder with a part of its files."""
     leftover = folder.with_name(f"{folder.name}.tmp-{os.getpid()}")
@@ -156,12 +199,21 @@ def sweep(folder: Path) -> None:
 
 @contextmanager
 def refusing(path: Path, size: int | None = None) -> Iterator[None]:
-    """Turn an OSError of the block into the one-line RunError that names `path` (and the bytes that did not fit)."""
+    """Turn an OSError of the block into the one-line RunError that names `path` (and the bytes that did not fit).
+
+    So are the errors of libraries in Rust (safetensors, tokenizers), which tell the system's number in their text alone.
+    """
     try:
         yield
-    except OSError as error:
-        wanted = f" ({size} bytes)" if size is not None and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else ""
-        raise RunError(f"cannot write {path}{wanted}: {error.strerror or error}") from error
+    except HeadwayError:
+        raise
+    except Exception as error:
+        told = re.search(r"\(os error (\d+)\)", str(error))
+        number = error.errno if isinstance(error, OSError) else int(told[1]) if told else None
+        if number is None and not isinstance(error, OSError):
+            raise
+        wanted = f" ({size} bytes)" if size is not None and number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else ""
+        raise RunError(f"cannot write {path}{wanted}: {os.strerror(number) if number else error}") from error
 
 
 def _seal(folder: Path, label: str) -> None:

@@ -28,7 +28,7 @@ from headway.types import Funnel, content_id
 
 UNMEASURED = "This checkpoint is not measured yet."
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_MEMORY_ONLY = {"micro_batch_tokens", "checkpoint_seconds", "log_gap"}  # change no weight
+_MEMORY_ONLY = {"micro_batch_tokens", "checkpoint_seconds", "checkpoints_kept", "log_gap"}  # change no weight
 _TITLES = {
     "base": "pre-training from scratch",
     "midtrain": "distillation as mid-training",
