@@ -94,8 +94,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "small"
 
 
-def content(folder: Path) -> dict[str, Any]:
-    """Everything that must be the same after any interruption: weights, optimizers, metrics, tables, selections, records."""
+def content(folder: Path, stages: Sequence[str] = STAGES) -> dict[str, Any]:
+    """Everything that must be the same after any interruption: weights, optimizers, metrics, tables, selections, records.
+
+    Of a run that is done up to some stage, name the `stages`.
+    """
     store = Store(folder / "store", create=False)
     found: dict[str, Any] = {
         "problems": store.problems(),
@@ -106,7 +109,7 @@ def content(folder: Path) -> dict[str, Any]:
     }
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     found["results"] = [{k: v for k, v in stage.items() if k != "wall_s"} for stage in results["stages"]]
-    for stage in STAGES:
+    for stage in stages:
         points = folder / "checkpoints" / stage
         last = sorted(points.glob("step-*"))[-1]
         found[f"{stage} final"] = {path.name: path.read_bytes() for path in (points / "final").iterdir()}
