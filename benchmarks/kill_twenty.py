@@ -28,6 +28,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch._dynamo  # what the first optimizer imports, in a second or two
+
 from headway import verbs
 from headway.cli import main as headway
 from headway.config import STAGES
@@ -60,7 +62,7 @@ def started(root: Path, stage: str) -> int:
 
 def forked(root: Path, work: Callable[[], object]) -> int:
     """`work` in a process of its own, forked from this one: no time goes to imports. This one opens no table, nor a thread."""
-    assert verbs
+    assert verbs and torch._dynamo
     child = os.fork()
     if child:
         return child
