@@ -62,7 +62,8 @@ def started(root: Path, stage: str) -> int:
 
 def forked(root: Path, work: Callable[[], object]) -> int:
     """`work` in a process of its own, forked from this one: no time goes to imports. This one opens no table, nor a thread."""
-    assert verbs and torch._dynamo
+    assert verbs
+    assert torch._dynamo
     child = os.fork()
     if child:
         return child
