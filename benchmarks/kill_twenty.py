@@ -3,7 +3,7 @@
     python benchmarks/kill_twenty.py [--kills 20] [--stages base midtrain sft dpo rl] [--seed 0] [--folder DIR]
 
 The recipe is that of tests/flow, with a resume point after almost every step. Each trial takes the run's folder as it was before
-the stage, starts the stage in a process of its own, kills it (half of the time with all its children, else alone) at a moment
+the stage (before the base stage with its problems gathered), starts the stage in a process of its own, kills it (half of the time with all its children, else alone) at a moment
 drawn uniformly over the stage's time, starts it again (one time in four it is killed a second time) and lets it end. Then
 everything must equal the run without a kill: weights, optimizers, resume points and final checkpoints byte for byte, metric rows
 but for their timings, the three tables row for row, selections and results.
@@ -38,6 +38,7 @@ sys.path[:0] = [str(Path(__file__).parents[1] / "tests" / part) for part in ("fl
 from test_recipe import command, content  # noqa: E402 (the recipe of the tests, and what must be equal)  # pyright: ignore
 
 OFTEN = [word for stage in STAGES for word in ("--set", f"{stage}.checkpoint_seconds=0.001")]
+FEWER = ["--set", "evaluate.problems=15"]
 LIMIT = 900.0  # seconds without an end: a trial that hangs has failed
 
 
@@ -57,7 +58,7 @@ class Tally:
 
 def started(root: Path, stage: str) -> int:
     """`headway run ... --until stage` in a process of its own."""
-    return forked(root, lambda: headway(command("run", root, "--until", stage, *OFTEN)))
+    return forked(root, lambda: headway(command("run", root, "--until", stage, *OFTEN, *FEWER)))
 
 
 def forked(root: Path, work: Callable[[], object]) -> int:
@@ -127,6 +128,11 @@ def straight_run(folder: Path) -> tuple[dict[str, Path], dict[str, dict[str, str
     before: dict[str, Path] = {}
     after: dict[str, dict[str, str]] = {}
     seconds: dict[str, float] = {}
+    child = started(root, "base")  # the first kill of all: when the problems are gathered, which takes longer than a stage
+    while not (root / "small" / "stages" / "problems.json").exists():
+        time.sleep(0.01)
+    os.killpg(child, signal.SIGKILL)
+    ended(child, wait=True)
     for stage in STAGES:
         before[stage] = folder / f"before-{stage}"
         shutil.copytree(root, before[stage])
@@ -225,6 +231,7 @@ def trial(
     tally.inside_saves += inside
     tally.where.append(where)
     tally.equal += not difference
+    print(f"{tally.name} {stage} {tally.kills}: {where}: {difference or 'equal'}", file=sys.stderr, flush=True)
     if difference:
         tally.differences.append(f"{where}: {difference}")
         shutil.copytree(root, root.with_name(f"{stage}-differs-{tally.kills}"), dirs_exist_ok=True)
