@@ -1,10 +1,11 @@
 """Does a run that is killed end as the run that was not? SIGKILL at random moments of every stage, and inside saves.
 
-    python benchmarks/kill_twenty.py [--kills 20] [--stages base midtrain sft dpo rl] [--seed 0] [--folder DIR]
+    python benchmarks/kill_twenty.py [--kills 20] [--stages base midtrain sft dpo rl] [--chain 1] [--seed 0] [--folder DIR]
 
 The recipe is that of tests/flow, with a resume point after almost every step. Each trial takes the run's folder as it was before
-the stage (before the base stage with its problems gathered), starts the stage in a process of its own, kills it (half of the time with all its children, else alone) at a moment
-drawn uniformly over the stage's time, starts it again (one time in four it is killed a second time) and lets it end. Then
+the stage (before the base stage with its problems gathered), starts the stage in a process of its own, kills it (half of the time
+with all its children, else alone) at a moment drawn uniformly over its time (three times of four from when it has selected what it
+learns from, else from its very start), starts it again (`--chain 4`: kills it there again, four times in all) and lets it end. Then
 everything must equal the run without a kill: weights, optimizers, resume points and final checkpoints byte for byte, metric rows
 but for their timings, the three tables row for row, selections and results.
 
@@ -34,7 +35,7 @@ from headway import verbs
 from headway.cli import main as headway
 from headway.config import STAGES
 
-sys.path[:0] = [str(Path(__file__).parents[1] / "tests" / part) for part in ("flow", "unit")]
+sys.path[:0] = [str(Path(__file__).parents[1] / "tests" / part) for part in ("flow", "")]
 from test_recipe import command, content  # noqa: E402 (the recipe of the tests, and what must be equal)  # pyright: ignore
 
 OFTEN = [word for stage in STAGES for word in ("--set", f"{stage}.checkpoint_seconds=0.001")]
@@ -50,8 +51,8 @@ class Tally:
     kills: int = 0
     equal: int = 0
     inside_saves: int = 0
-    twice: int = 0
     alone: int = 0
+    comparisons: int = 0
     where: list[str] = field(default_factory=list)
     differences: list[str] = field(default_factory=list)
 
@@ -121,13 +122,20 @@ def at_work(root: Path, child: int) -> bool:
     return False
 
 
-def straight_run(folder: Path) -> tuple[dict[str, Path], dict[str, dict[str, str]], dict[str, float]]:
-    """The run without a kill: the folder before each stage, what is there after it, and the seconds it took."""
+def selected(root: Path, stage: str) -> int:
+    """When the stage last wrote down what it learns from; 0 before."""
+    with contextlib.suppress(OSError):
+        return (root / "small" / "selections" / f"{stage}.json").stat().st_mtime_ns
+    return 0
+
+
+def straight_run(folder: Path) -> tuple[dict[str, Path], dict[str, dict[str, str]], dict[str, tuple[float, float]]]:
+    """The run without a kill: the folder before each stage, what is there after it, its seconds in all and since it selected."""
     root = folder / "straight"
     root.mkdir()
     before: dict[str, Path] = {}
     after: dict[str, dict[str, str]] = {}
-    seconds: dict[str, float] = {}
+    seconds: dict[str, tuple[float, float]] = {}
     child = started(root, "base")  # the first kill of all: when the problems are gathered, which takes longer than a stage
     while not (root / "small" / "stages" / "problems.json").exists():
         time.sleep(0.01)
@@ -140,9 +148,12 @@ def straight_run(folder: Path) -> tuple[dict[str, Path], dict[str, dict[str, str
         while not at_work(root, child) and ended(child) is None:
             time.sleep(0.001)
         begun = time.monotonic()
+        while not selected(root, stage) and ended(child) is None:
+            time.sleep(0.001)
+        learning = time.monotonic()
         if ended(child, wait=True) != 0:
             raise SystemExit(f"the run without a kill failed: {(root / 'log').read_text()[-2000:]}")
-        seconds[stage] = time.monotonic() - begun
+        seconds[stage] = time.monotonic() - begun, time.monotonic() - learning
         after[stage] = digests(root, stage)
     return before, after, seconds
 
@@ -159,9 +170,9 @@ def saving(root: Path, stage: str) -> str:
     return ""
 
 
-def after_a_while(root: Path, child: int, seconds: float) -> bool:
-    """Wait until the child is at work, and `seconds` more; False where it ended before."""
-    while not at_work(root, child):
+def after_a_while(root: Path, child: int, stage: str, before: int, seconds: float) -> bool:
+    """Wait until the child is at work (where `before` is given: has selected since), and `seconds` more; False if it ended."""
+    while not at_work(root, child) or (before >= 0 and selected(root, stage) == before):
         if ended(child) is not None:
             return False
         time.sleep(0.001)
@@ -208,29 +219,31 @@ def progress(root: Path, stage: str) -> str:
 
 
 def trial(
-    root: Path, stage: str, before: Path, after: dict[str, str], wait: Callable[[int], bool], again: float, tally: Tally,
+    root: Path, stage: str, before: Path, after: dict[str, str], wait: Callable[[int], bool], kills: int, tally: Tally,
     chance: random.Random, must_save: bool,
 ) -> None:  # fmt: skip
-    """One kill (or two) and the end; counted in `tally` where the kill fell as it should."""
+    """Kill the stage up to `kills` times, one after the other, and let it end; counted where a kill fell as it should."""
     shutil.rmtree(root, ignore_errors=True)
     shutil.copytree(before, root)
-    child = started(root, stage)
-    if not wait(child) or not kill(child, chance, tally):
-        return
-    inside, where = bool(litter(root)), progress(root, stage)
-    if chance.random() < 0.25:
+    where: list[str] = []
+    saves = 0
+    for _ in range(3 * kills):
         child = started(root, stage)
-        if after_a_while(root, child, again):
-            tally.twice += kill(child, chance, tally)
-    child = started(root, stage)
-    status = ended(child, wait=True)
+        if not wait(child) or not kill(child, chance, tally):
+            break
+        inside = bool(litter(root))
+        saves += inside
+        if inside or not must_save:
+            where.append(progress(root, stage))
+        if len(where) == kills:
+            break
+    status = ended(started(root, stage), wait=True)
     difference = _difference(root, after, stage) if status == 0 else f"exit {status}: {(root / 'log').read_text()[-300:]}"
-    if must_save and not inside and not difference:
-        return
-    tally.kills += 1
-    tally.inside_saves += inside
-    tally.where.append(where)
-    tally.equal += not difference
+    tally.kills += len(where)
+    tally.inside_saves += saves
+    tally.where += where
+    tally.comparisons += 1
+    tally.equal += 0 if difference else len(where)
     print(f"{tally.name} {stage} {tally.kills}: {where}: {difference or 'equal'}", file=sys.stderr, flush=True)
     if difference:
         tally.differences.append(f"{where}: {difference}")
@@ -250,36 +263,39 @@ def saves_of(folder: Path, stage: str) -> tuple[int, float]:
     return saves["count"], saves["seconds"] / saves["count"]
 
 
-def trials(folder: Path, wanted: list[str], kills: int, chance: random.Random) -> Iterator[Tally]:
+def trials(folder: Path, wanted: list[str], kills: int, chain: int, chance: random.Random) -> Iterator[Tally]:
     """All trials, one tally a stage and one for saves."""
     before, after, seconds = straight_run(folder)
-    print(json.dumps({"straight_seconds": {stage: round(value, 2) for stage, value in seconds.items()}}), flush=True)
+    print(
+        json.dumps({"straight_seconds": {stage: [round(value, 2) for value in both] for stage, both in seconds.items()}}),
+        flush=True,
+    )
     root = folder / "killed"
     for stage in wanted:
         tally = Tally(stage)
+
+        def wait(child: int, stage: str = stage) -> bool:
+            before = selected(root, stage) if chance.random() < 0.75 else -1
+            whole, learning = seconds[stage]
+            return after_a_while(root, child, stage, before, chance.uniform(0, learning if before >= 0 else whole))
+
         for _ in range(4 * kills):
-            if tally.kills == kills:
+            if tally.kills >= kills:
                 break
-            moment, again = chance.uniform(0, seconds[stage]), chance.uniform(0, seconds[stage])
-
-            def wait(child: int, moment: float = moment) -> bool:
-                return after_a_while(root, child, moment)
-
-            trial(root, stage, before[stage], after[stage], wait, again, tally, chance, must_save=False)
+            trial(root, stage, before[stage], after[stage], wait, min(chain, kills - tally.kills), tally, chance, must_save=False)
         yield tally
     tally = Tally("inside saves")
     for number in range(6 * kills):
-        if tally.kills == kills:
+        if tally.kills >= kills:
             break
         stage = wanted[number % len(wanted)]
         count, length = saves_of(folder / "straight" / "small", stage)
-        which, delay = chance.randint(1, count), chance.uniform(0, length)
 
-        def wait_for_save(child: int, stage: str = stage, which: int = which, delay: float = delay) -> bool:
-            return inside_save(root, child, stage, which, delay)
+        def wait_for_save(child: int, stage: str = stage, most: int = max(1, count // chain), length: float = length) -> bool:
+            return inside_save(root, child, stage, chance.randint(1, most), chance.uniform(0, length))
 
-        again = chance.uniform(0, seconds[stage])
-        trial(root, stage, before[stage], after[stage], wait_for_save, again, tally, chance, must_save=True)
+        number = min(chain, kills - tally.kills)
+        trial(root, stage, before[stage], after[stage], wait_for_save, number, tally, chance, must_save=True)
     yield tally
 
 
@@ -288,6 +304,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--stages", nargs="+", default=list(STAGES), choices=STAGES)
+    parser.add_argument("--chain", type=int, default=1, help="kills of one run, one after the other, before it may end")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, help="an empty folder for the runs; default: a temporary one")
     options = parser.parse_args()
@@ -295,7 +312,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        for tally in trials(folder, options.stages, options.kills, chance):
+        for tally in trials(folder, options.stages, options.kills, options.chain, chance):
             all_equal = all_equal and tally.equal == tally.kills == options.kills
             print(json.dumps(vars(tally)), flush=True)
     print(json.dumps({"all_equal": all_equal, "seconds": round(time.monotonic() - begun)}))

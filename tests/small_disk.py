@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 _MOUNT = 'mount -t tmpfs -o size="$2" tmpfs "$1" && shift 2 && exec "$@"'
 
 
@@ -50,7 +50,7 @@ def on_a_small_disk(folder: Path, size: int, call: str, *more: Path) -> None:
     module, _, function = call.partition(".")
     code = f"import sys; from pathlib import Path; import {module} as m; m.{function}(*map(Path, sys.argv[1:]))"
     paths = [str(path) for path in (folder, *more)]
-    places = os.pathsep.join(map(str, (ROOT, ROOT / "tests" / "unit", ROOT / "tests" / "flow")))
+    places = os.pathsep.join(str(ROOT / part) for part in ("", "tests", "tests/unit", "tests/flow"))
     environment = os.environ | {"PYTHONPATH": places, "OMP_NUM_THREADS": "1", "RUST_BACKTRACE": "0"}
     ended = subprocess.run(
         [*inside, sys.executable, "-c", code, *paths], capture_output=True, text=True, check=False, env=environment
