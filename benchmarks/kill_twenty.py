@@ -4,10 +4,10 @@
 
 The recipe is that of tests/flow, with a resume point after almost every step. Each trial takes the run's folder as it was before
 the stage (before the base stage with its problems gathered), starts the stage in a process of its own, kills it (half of the time
-with all its children, else alone) at a moment drawn uniformly over its time (three times of four from when it has selected what it
-learns from, else from its very start), starts it again (`--chain 4`: kills it there again, four times in all) and lets it end. Then
-everything must equal the run without a kill: weights, optimizers, resume points and final checkpoints byte for byte, metric rows
-but for their timings, the three tables row for row, selections and results.
+with all its children, else alone) at a moment drawn uniformly over its time (three times of four from when it has selected what
+it learns from, else from its very start), starts it again (`--chain 4`: kills it there again, four times in all) and lets it end.
+Then everything must equal the run without a kill: weights, optimizers, resume points and final checkpoints byte for byte, metric
+rows but for their timings, the three tables row for row, selections and results.
 
 A kill counts as inside a save where the killed process left a folder or a file of that save with its temporary name. Others are
 judged, too, and not counted. Prints a JSON line a stage, one for saves and a total; exit code 1 unless all are equal.

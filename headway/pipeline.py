@@ -263,7 +263,7 @@ def _train(work: Workspace, stage: str) -> dict[str, Any]:
         extra = {"trained": numbers, "tokenizer": work.tokenizer.fingerprint, "instruction": work.recipe.problems.instruction}
         save_decoder(work.model, folder, work.tokenizer, extra)
         (folder / CARD).write_text(model_card(work.run.folder, stage, folder), encoding="utf-8")
-    return numbers
+    return dict(read_extra(points.final)["trained"])  # as a restart reads them: the record has its keys in one order
 
 
 def _final_again(work: Workspace, stage: str, previous: str | None) -> None:
