@@ -179,7 +179,7 @@ class Run:
         self.folder = folder
         self.recipe = recipe
         self.notes: tuple[str, ...] = ()  # what the user should know of this resume, one line each
-        self.fingerprint = content_id(json.dumps(_decisive(_plain(recipe)), sort_keys=True))
+        self.fingerprint = recipe_id(_plain(recipe))
         self._lock = lock
         self._metrics: dict[str, Metrics] = {}
         self._checkpoints: dict[str, Checkpoints] = {}
@@ -363,6 +363,11 @@ def _plain(recipe: Recipe) -> dict[str, Any]:
 
 
 _OF_A_SERVER = ("model", "temperature", "top_p", "max_tokens", "extra")
+
+
+def recipe_id(values: dict[str, Any]) -> str:
+    """The id of a plain recipe, as `recipe.json` has it: what a manifest's label begins with, and a model card names."""
+    return content_id(json.dumps(_decisive(values), sort_keys=True))
 
 
 def _decisive(values: dict[str, Any]) -> dict[str, Any]:
