@@ -136,7 +136,8 @@ class StageConfig(Section):
 
     optimizer: OptimizerConfig = OptimizerConfig()
     micro_batch_tokens: int = Field(default=16_384, ge=16)  # memory only; never changes the gradient
-    checkpoint_seconds: float = Field(default=20.0, gt=0)  # how much work a kill may cost
+    checkpoint_seconds: float = Field(default=20.0, gt=0)  # how much work a kill may cost; longer where saves are slow
+    checkpoints_kept: int = Field(default=2, ge=1)  # resume points on the disk; the last one stays until the new one is whole
 
 
 class BaseConfig(StageConfig):

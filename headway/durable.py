@@ -2,6 +2,7 @@
 
     file    NAME.tmp-PID  --write, fsync-->  rename to NAME  -->  fsync of the parent folder
     folder  NAME.tmp-PID/ --files, fsync, manifest.json (sha256, size)-->  rename to NAME/  -->  fsync of the parent
+    size    looked up on the disk first (`need_space`): what cannot fit is refused before its first byte is written
 
 A reader meets the old state or the new one, never a mixture. What a killed process left behind carries `.tmp-` in its
 name and `sweep` clears it away. This file does not know what is written, nor when: `runs` says when,
@@ -16,12 +17,13 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from headway.errors import CheckpointError, RunError
+from headway.errors import CheckpointError, HeadwayError, RunError
 
 MANIFEST = "manifest.json"
 CARD = "README.md"  # for people: no manifest lists it, so that it may be written later and edited by hand
@@ -114,14 +116,58 @@ def check_folder(folder: str | Path, label: str | None = None) -> None:
     for name, entry in listed.items():
         if name not in present:
             raise CheckpointError(f"{folder / name} is missing")
-        try:
-            size = present[name].stat().st_size
-            if size != entry.get("size"):
-                raise CheckpointError(f"{present[name]} is damaged: {size} bytes, should be {entry.get('size')}")
-            if _sha256(present[name]) != entry.get("sha256"):
-                raise CheckpointError(f"{present[name]} is damaged: its content is not what was written")
-        except OSError as error:
-            raise CheckpointError(f"cannot read {present[name]}: {error.strerror}") from error
+        size = present[name].stat().st_size
+        if size != entry.get("size"):
+            raise CheckpointError(f"{present[name]} is damaged: {size} bytes, should be {entry.get('size')}")
+    paths = [present[name] for name in listed]
+    try:
+        for path, entry, found in zip(paths, listed.values(), _sha256(paths), strict=True):
+            if found != entry.get("sha256"):
+                raise CheckpointError(f"{path} is damaged: its content is not what was written")
+    except OSError as error:
+        raise CheckpointError(f"cannot read {error.filename or folder}: {error.strerror}") from error
+
+
+def need_space(path: Path, size: int, what: str = "", hint: str = "") -> None:
+    """RunError where the disk that `path` is to lie on has less than `size` bytes free, and `RESERVE` beside them.
+
+    The line says what is needed and what is free; `what` names the thing (default: the path), `hint` what else would help.
+    """
+    free, wanted = free_space(path), size + RESERVE
+    if free < wanted:
+        more = f" or {hint}" if hint else ""
+        raise RunError(
+            f"{what or f'cannot write {path}'}: needs {in_bytes(wanted)}, and its disk has {in_bytes(free)} free; "
+            f"nothing was written: make room{more}, and the same command goes on"
+        )
+
+
+RESERVE = 2**20  # bytes left to the metric rows, the tables' commits and the records that follow
+
+
+def free_space(path: Path) -> int:
+    """Bytes that this user may still write on the disk that `path` lies, or will lie, on."""
+    with refusing(path):
+        place = next(place for place in (path, *path.absolute().parents) if place.exists())
+        return shutil.disk_usage(place).free
+
+
+def in_bytes(size: int) -> str:
+    """A size for people: ``in_bytes(45_600_000_000) == "45.6 GB"``."""
+    for unit, one in (("GB", 10**9), ("MB", 10**6), ("KB", 10**3)):
+        if size >= one:
+            return f"{size / one:.1f} {unit}"
+    return f"{size} bytes"
+
+
+def set_aside(folder: Path) -> Path:
+    """Rename a damaged folder to NAME.damaged (an earlier one of that name goes), and return that path."""
+    aside = folder.with_name(f"{folder.name}.damaged")
+    with refusing(aside):
+        shutil.rmtree(aside, ignore_errors=True)
+        folder.rename(aside)
+        _fsync(folder.parent)
+    return aside
 
 
 def discard(folder: Path) -> None:
@@ -156,12 +202,21 @@ def sweep(folder: Path) -> None:
 
 @contextmanager
 def refusing(path: Path, size: int | None = None) -> Iterator[None]:
-    """Turn an OSError of the block into the one-line RunError that names `path` (and the bytes that did not fit)."""
+    """Turn an OSError of the block into the one-line RunError that names `path` (and the bytes that did not fit).
+
+    So are the errors of libraries in Rust (safetensors, tokenizers), which tell the system's number in their text alone.
+    """
     try:
         yield
-    except OSError as error:
-        wanted = f" ({size} bytes)" if size is not None and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else ""
-        raise RunError(f"cannot write {path}{wanted}: {error.strerror or error}") from error
+    except HeadwayError:
+        raise
+    except Exception as error:
+        told = re.search(r"\(os error (\d+)\)", str(error))
+        number = error.errno if isinstance(error, OSError) else int(told[1]) if told else None
+        if number is None and not isinstance(error, OSError):
+            raise
+        wanted = f" ({size} bytes)" if size is not None and number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else ""
+        raise RunError(f"cannot write {path}{wanted}: {os.strerror(number) if number else error}") from error
 
 
 def _seal(folder: Path, label: str) -> None:
@@ -169,9 +224,10 @@ def _seal(folder: Path, label: str) -> None:
     entries: dict[str, dict[str, Any]] = {}
     if (folder / CARD).is_file():
         _fsync(folder / CARD)
-    for name, path in sorted(_files(folder).items()):
+    files = dict(sorted(_files(folder).items()))
+    for (name, path), found in zip(files.items(), _sha256(list(files.values())), strict=True):
         _fsync(path)
-        entries[name] = {"sha256": _sha256(path), "size": path.stat().st_size}
+        entries[name] = {"sha256": found, "size": path.stat().st_size}
     write_json(folder / MANIFEST, {"label": label, "files": entries})
     for place, _, _ in os.walk(folder):
         _fsync(Path(place))
@@ -216,7 +272,18 @@ def _files(folder: Path) -> dict[str, Path]:
     return found
 
 
-def _sha256(path: Path) -> str:
+def _sha256(paths: Sequence[Path]) -> list[str]:
+    """The hash of each file; several large ones at the same time, since one core reads slower than a disk."""
+    if sum(path.stat().st_size for path in paths) < _LARGE:
+        return [_sha256_of(path) for path in paths]
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        return list(pool.map(_sha256_of, paths))
+
+
+_LARGE = 2**28  # bytes below which threads would not pay
+
+
+def _sha256_of(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

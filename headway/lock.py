@@ -1,8 +1,9 @@
 """One process at a time works in a folder: a lock that kill -9 does not leave behind.
 
 The lock is the kernel's (flock on `FOLDER/.lock`), which ends with its process; the file holds the process number for
-the message to others. A forked worker inherits the handle and would keep the lock of a killed parent, so it closes its
-copy at once. A file system without flock refuses in its own words.
+the message to others, and when that process began: a number that was given away again names nobody. A forked worker inherits
+the handle and would keep the lock of a killed parent, so it closes its copy at once. A file system without flock refuses in its
+own words.
 
 It does not know what the folder holds.
 """
@@ -35,12 +36,12 @@ class FolderLock:
             self._handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
             try:
                 while not self._take():
-                    owner = os.pread(self._handle, 32, 0).decode("ascii", "replace").strip()
-                    if _is_alive(owner) or time.monotonic() > until:
+                    owner, _, began = os.pread(self._handle, 64, 0).decode("ascii", "replace").strip().partition(" ")
+                    if _is_alive(owner, began) or time.monotonic() > until:
                         raise RunError(f"{folder} is in use by process {owner or '(unknown)'}")
                     time.sleep(0.02)
                 os.ftruncate(self._handle, 0)
-                os.pwrite(self._handle, str(os.getpid()).encode(), 0)
+                os.pwrite(self._handle, f"{os.getpid()} {_began(os.getpid())}".encode(), 0)
             except BaseException:
                 self.release()
                 raise
@@ -66,14 +67,24 @@ class FolderLock:
 _held: set[FolderLock] = set()
 
 
-def _is_alive(process: str) -> bool:
+def _is_alive(process: str, began: str) -> bool:
+    """Is it there, and the one that began then? Where the system does not tell, the number alone decides."""
     try:
         os.kill(int(process), 0)
     except (ValueError, OverflowError, ProcessLookupError):
         return False
     except PermissionError:
         pass
-    return True
+    now = _began(int(process))
+    return not (now and began) or now == began
+
+
+def _began(process: int) -> str:
+    """When a process began, in the kernel's ticks since boot (field 22 of /proc/PID/stat); "" where /proc does not tell."""
+    with suppress(OSError, IndexError):
+        fields = Path(f"/proc/{process}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        return "ended" if fields[0] == "Z" else fields[19]  # killed, and nobody has asked for its exit code yet
+    return ""
 
 
 def _release_in_child() -> None:

@@ -31,7 +31,7 @@ from headway.problems.gather import gather, removals_record
 from headway.problems.likeness.overlap import Removal
 from headway.report.card import model_card, write_cards
 from headway.report.page import write_page
-from headway.runs import Run, check_folder, write_folder_atomic
+from headway.runs import Run, write_folder_atomic
 from headway.sample import Sampler
 from headway.stages.base import train_base
 from headway.stages.dpo import learn_preferences
@@ -66,13 +66,15 @@ def run_recipe(
     tell: Tell,
     until: str = "",
     only: str = "",
+    from_previous: bool = False,
     on_stage: Callable[[Run], None] = lambda run: None,
     say: Callable[[str], None] = lambda note: None,
 ) -> Path:
     """Run a recipe in `root/NAME` and return that folder; `until` ends after a stage, `only` runs no other stage.
 
-    A start that is not measured yet is made and measured first in any case. Calls `on_stage(run)` after each measured stage,
-    and `say` with what the user should know of a resume. Raises HeadwayError for everything that the user can mend.
+    A start that is not measured yet is made and measured first in any case. `from_previous` sets damaged checkpoints aside and
+    goes on from the ones before. Calls `on_stage(run)` after each measured stage, and `say` with what the user should know of a
+    resume. Raises HeadwayError for everything that the user can mend.
     """
     for name in filter(None, (until, only)):
         if name not in recipe.stages:
@@ -80,7 +82,7 @@ def run_recipe(
     order = (START, *(stage for stage in recipe.stages if stage != START))
     wanted = order[: order.index(until or only or order[-1]) + 1]
     _set_up(recipe)
-    with Run.open(root, recipe, origin) as run, Verifier() as verifier:
+    with Run.open(root, recipe, origin, from_previous) as run, Verifier() as verifier:
         for note in run.notes:
             say(note)
         for stage in wanted[1:-1]:
@@ -92,6 +94,7 @@ def run_recipe(
         heldout = list(heldout_problems(store, limit=recipe.evaluate.problems, seed=0).rows)
         for previous, stage in zip((None, *wanted), wanted, strict=False):
             if run.done(stage):
+                _final_again(work, stage, previous)
                 continue
             _stage(work, stage, previous, heldout)
             _results(run)
@@ -203,8 +206,7 @@ def _new_tokenizer(run: Run, store: Store) -> Tokenizer:
         trained = Tokenizer.train(texts, recipe.model.vocabulary)
         with write_folder_atomic(folder, run.fingerprint) as new:
             trained.save(new)
-    check_folder(folder, run.fingerprint)
-    return Tokenizer.load(folder)
+    return Tokenizer.load(run.check_tokenizer())
 
 
 def shape_of(recipe: Recipe, vocabulary: int) -> DecoderConfig:
@@ -258,17 +260,26 @@ def _train(work: Workspace, stage: str) -> dict[str, Any]:
         return _load_weights(work.model, work.run, stage)
     fitted = _TRAIN[stage](work)
     numbers = {"train_tokens": fitted.train_tokens, "steps": fitted.steps, **fitted.notes}
-    with points.save_final() as folder:
+    with points.save_final(sum(p.nbytes for p in work.model.parameters())) as folder:
         extra = {"trained": numbers, "tokenizer": work.tokenizer.fingerprint, "instruction": work.recipe.problems.instruction}
         save_decoder(work.model, folder, work.tokenizer, extra)
         (folder / CARD).write_text(model_card(work.run.folder, stage, folder), encoding="utf-8")
-    return numbers
+    return dict(read_extra(points.final)["trained"])  # as a restart reads them: the record has its keys in one order
+
+
+def _final_again(work: Workspace, stage: str, previous: str | None) -> None:
+    """Make the final weights of a measured stage again where they are gone: from its last resume point, or from its start."""
+    if getattr(work.recipe, stage) is None or work.run.checkpoints(stage).final.exists():
+        return
+    if previous is not None:
+        _load_weights(work.model, work.run, previous)
+    _train(work, stage)
 
 
 def _load_weights(model: Decoder, run: Run, stage: str) -> dict[str, Any]:
     """Put a finished stage's weights into the policy; the numbers kept beside them."""
     points = run.checkpoints(stage)
-    if not points.final.exists():  # a measured checkpoint that the recipe did not train
+    if getattr(run.recipe, stage) is None:  # a measured checkpoint that the recipe did not train
         return {}
     folder = points.check_final()
     model.load_state_dict(load_decoder(folder, device=model.device).state_dict())

@@ -7,14 +7,17 @@
       metrics/STAGE.jsonl           one JSON object a row, each with its `step`
       tokenizer/                    of a model that starts from scratch
       selections/NAME.json          what a query selected, frozen
-      checkpoints/STAGE/step-000120/   resume points: the last two
+      checkpoints/STAGE/step-000120/   resume points: the last `STAGE.checkpoints_kept`
       checkpoints/STAGE/final/      the stage's weights
       stages/STAGE.json             the record of a finished stage
-      usage.json                    seconds a stage and peak memory, added up over restarts (never compared)
+      usage.json                    seconds a stage, saves and peak memory, added up over restarts (never compared)
       results.json                  the record of the whole run
 
 The order that resume relies on: metric rows reach the disk before the resume point that covers them, and a stage's
 final weights before its record. Going on at step s is then: drop the rows after s, load the point, continue.
+
+A damaged checkpoint is never passed over in silence: it is refused by name. `Run.open(..., from_previous=True)` sets every
+damaged one aside (as NAME.damaged), and the run goes on from the one before.
 
 It does not know what a stage computes, what is in a checkpoint, or where rollouts are stored.
 """
@@ -23,18 +26,23 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from headway.config import Recipe
+from headway.config import STAGES, Recipe
 from headway.durable import (
+    RESERVE,
     check_folder,
     discard,
+    free_space,
+    need_space,
     read_json,
     refusing,
+    set_aside,
     sweep,
     write_atomic,
     write_folder_atomic,
@@ -58,7 +66,7 @@ __all__ = [
     "write_folder_atomic",
 ]
 
-_KEPT_POINTS = 2
+FROM_PREVIOUS = "--from-previous"  # the option of the command line that sets damaged checkpoints aside
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,44 +88,74 @@ class Checkpoints:
         self._label = f"{run.fingerprint}/{stage}"
 
     @contextmanager
-    def save(self, step: int) -> Iterator[Path]:
-        """Yield an empty folder for the state after `step`; then it is a resume point, and the oldest are removed.
+    def save(self, step: int, size: int = 0, kept: int = 2) -> Iterator[Path]:
+        """Yield an empty folder for the state after `step`; then it is a resume point, and all but the last `kept` are removed.
 
         The rows of `run.metrics(stage)` are on the disk first. A stage that writes elsewhere (the table of rollouts)
-        does that before.
+        does that before. RunError, and nothing changed, where the disk has no room for `size` bytes: the points before the last
+        one make room, the last one never does.
         """
         self._run.metrics(self._stage).sync()
+        earlier = self._points()
+        while len(earlier) > 1 and free_space(self.folder) < size + RESERVE:
+            discard(earlier.pop(0).path)
+        need_space(self.folder, size, f"cannot save {self.folder / f'step-{step:06d}'}")
+        started = time.monotonic()
         with write_folder_atomic(self.folder / f"step-{step:06d}", f"{self._label}/{step}") as folder:
             yield folder
-        self._run.save_usage()
-        for point in self._points()[:-_KEPT_POINTS]:
+        self._run.save_usage(self._stage, time.monotonic() - started)
+        for point in self._points()[:-kept]:
             discard(point.path)
 
+    def need_room(self, size: int) -> None:
+        """RunError where the disk has no room for a resume point of `size` bytes beside the last one: asked before any work."""
+        more = 1 if self._points() else 2
+        need_space(self.folder, more * size, f"cannot keep {more} more resume points of {self._stage} in {self.folder}")
+
     @contextmanager
-    def save_final(self) -> Iterator[Path]:
-        """Yield an empty folder for the stage's final weights; afterwards it is `final`."""
+    def save_final(self, size: int = 0) -> Iterator[Path]:
+        """Yield an empty folder for the stage's final weights of `size` bytes; afterwards it is `final`."""
+        need_space(self.folder, size, f"cannot save {self.final}")
         with write_folder_atomic(self.final, f"{self._label}/final") as folder:
             yield folder
 
     def latest(self) -> ResumePoint | None:
         """The newest resume point, or None where there is none yet.
 
-        A damaged one is never passed over in silence: CheckpointError names the file and what deleting it goes back to.
+        A damaged one is never passed over in silence: CheckpointError names the file and what there is to go back to.
         """
         points = self._points()
         if not points:
             return None
-        newest = points[-1]
         try:
-            check_folder(newest.path, f"{self._label}/{newest.step}")
+            self._check(points[-1])
         except CheckpointError as error:
-            raise CheckpointError(f"{error}; delete {newest.path} to go on from {self._before(points[:-1])}") from None
-        return newest
+            raise self.refusal(error, points[-1]) from None
+        return points[-1]
 
     def check_final(self) -> Path:
         """The folder of the final weights, compared with its manifest; CheckpointError where missing or damaged."""
-        check_folder(self.final, f"{self._label}/final")
+        try:
+            check_folder(self.final, f"{self._label}/final")
+        except CheckpointError as error:
+            if not self.final.exists():
+                raise
+            again = f"delete {self.final} to make it again from {self._before(self._points())}"
+            raise CheckpointError(f"{error}; {again}, or run once with {FROM_PREVIOUS}") from None
         return self.final
+
+    def refusal(self, error: Exception, point: ResumePoint) -> CheckpointError:
+        """The line that refuses a damaged resume point and offers the one before."""
+        before = self._before([one for one in self._points() if one.step < point.step])
+        return CheckpointError(f"{error}; delete {point.path} to go on from {before}, or run once with {FROM_PREVIOUS}")
+
+    def labelled(self) -> list[tuple[Path, str]]:
+        """Every resume point and the final weights that are there, each with the label that its manifest must carry."""
+        found = [(point.path, f"{self._label}/{point.step}") for point in self._points()]
+        return [*found, *([(self.final, f"{self._label}/final")] if self.final.exists() else [])]
+
+    def _check(self, point: ResumePoint) -> None:
+        check_folder(point.path, f"{self._label}/{point.step}")
 
     def _points(self) -> list[ResumePoint]:
         """All resume points by step; whole or not."""
@@ -126,10 +164,10 @@ class Checkpoints:
         return sorted((ResumePoint(int(match[1]), path) for match, path in matches if match), key=lambda point: point.step)
 
     def _before(self, points: list[ResumePoint]) -> str:
-        """What is left without the newest point, in words."""
+        """What is left to go on from, in words."""
         for point in reversed(points):
             with suppress(CheckpointError):
-                check_folder(point.path, f"{self._label}/{point.step}")
+                self._check(point)
                 return f"{point.path.name}, which is whole"
         return f"the start of {self._stage}"
 
@@ -141,15 +179,17 @@ class Run:
         self.folder = folder
         self.recipe = recipe
         self.notes: tuple[str, ...] = ()  # what the user should know of this resume, one line each
-        self.fingerprint = content_id(json.dumps(_plain(recipe), sort_keys=True))
+        self.fingerprint = recipe_id(_plain(recipe))
         self._lock = lock
         self._metrics: dict[str, Metrics] = {}
         self._checkpoints: dict[str, Checkpoints] = {}
         self._clocks: dict[str, Clock] = {}
 
     @staticmethod
-    def open(root: str | Path, recipe: Recipe, recipe_text_origin: str) -> Run:
+    def open(root: str | Path, recipe: Recipe, recipe_text_origin: str, from_previous: bool = False) -> Run:
         """Create `root/NAME/` or go on with it. `recipe_text_origin` (the recipe's file) is named in errors.
+
+        With `from_previous` damaged checkpoints are set aside first (`notes` says which), so that the ones before count.
 
         Raises RunError where another process is at work there, where the folder holds another recipe's work (the first
         key that differs is named), or where the folder cannot be written.
@@ -162,6 +202,8 @@ class Run:
             sweep(folder)
             run._settle_recipe(recipe_text_origin)
             run._settle_environment()
+            if from_previous:
+                run._set_aside_damaged()
         except BaseException:
             run.close()
             raise
@@ -227,9 +269,12 @@ class Run:
         """The highest `peak_memory_bytes` of this process and of the earlier ones that worked on the run."""
         return max(peak_memory_bytes(), self._usage()["peak_memory_bytes"])
 
-    def save_usage(self) -> None:
-        """Save the clocks and the peak memory (checkpoints and `finish` do it)."""
+    def save_usage(self, saved: str = "", seconds: float = 0.0) -> None:
+        """Save the clocks and the peak memory (checkpoints and `finish` do it), and what one save of the stage `saved` took."""
         usage = self._usage()
+        if saved:
+            saves = usage.setdefault("saves", {}).setdefault(saved, {"count": 0, "seconds": 0.0})
+            saves |= {"count": saves["count"] + 1, "seconds": round(saves["seconds"] + seconds, 3)}
         usage["seconds"] |= {stage: round(clock.seconds, 3) for stage, clock in self._clocks.items()}
         usage["peak_memory_bytes"] = max(peak_memory_bytes(), usage["peak_memory_bytes"])
         write_json(self.folder / "usage.json", usage)
@@ -241,13 +286,32 @@ class Run:
     def _record_path(self, stage: str) -> Path:
         return self.folder / "stages" / f"{stage}.json"
 
+    def check_tokenizer(self) -> Path:
+        """The folder `tokenizer/`, compared with its manifest; CheckpointError where missing or damaged."""
+        try:
+            check_folder(folder := self.folder / "tokenizer", self.fingerprint)
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}; run once with {FROM_PREVIOUS} to train it again, which gives the same one") from None
+        return folder
+
+    def _set_aside_damaged(self) -> None:
+        """Rename every damaged checkpoint and a damaged tokenizer to NAME.damaged; `notes` says so, one line each."""
+        found = [pair for stage in STAGES for pair in self.checkpoints(stage).labelled()]
+        if (tokenizer := self.folder / "tokenizer").exists():
+            found.append((tokenizer, self.fingerprint))
+        for path, label in found:
+            try:
+                check_folder(path, label)
+            except CheckpointError as error:
+                self.notes += (f"{error}: kept as {set_aside(path)}, which may be deleted",)
+
     def _settle_recipe(self, origin: str) -> None:
         """Write the recipe the first time; afterwards it must be the same."""
         path = self.folder / "recipe.json"
         if not path.exists():
             write_json(path, _plain(self.recipe))
             return
-        change = first_difference(read_json(path), _plain(self.recipe))
+        change = first_difference(_decisive(read_json(path)), _decisive(_plain(self.recipe)))
         if change:
             raise RunError(
                 f"{self.folder} holds work of a different recipe than {origin}: {change}; "
@@ -299,3 +363,19 @@ def _plain(recipe: Recipe) -> dict[str, Any]:
 
 
 _OF_A_SERVER = ("model", "temperature", "top_p", "max_tokens", "extra")
+
+
+def recipe_id(values: dict[str, Any]) -> str:
+    """The id of a plain recipe, as `recipe.json` has it: what a manifest's label begins with, and a model card names."""
+    return content_id(json.dumps(_decisive(values), sort_keys=True))
+
+
+def _decisive(values: dict[str, Any]) -> dict[str, Any]:
+    """A plain recipe without what changes no number and so may change between restarts: when, and how many, are saved."""
+    return {
+        name: {key: value for key, value in section.items() if key not in _OF_SAVING} if name in STAGES and section else section
+        for name, section in values.items()
+    }
+
+
+_OF_SAVING = ("checkpoint_seconds", "checkpoints_kept")

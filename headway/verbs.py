@@ -21,7 +21,9 @@ from headway.report.tables import render_staircase
 from headway.runs import Run
 
 
-def run(recipe_path: str, overrides: Sequence[str], root: Path, until: str = "", only: str = "") -> None:
+def run(
+    recipe_path: str, overrides: Sequence[str], root: Path, until: str = "", only: str = "", from_previous: bool = False
+) -> None:
     """Run a recipe with live progress; ends with the staircase and the page's path."""
     recipe = load_recipe(recipe_path, overrides)
     console = Console()
@@ -33,7 +35,7 @@ def run(recipe_path: str, overrides: Sequence[str], root: Path, until: str = "",
         def say(note: str) -> None:
             console.print(Text(note), soft_wrap=True)
 
-        folder = run_recipe(recipe, recipe_path, root, display, until=until, only=only, on_stage=on_stage, say=say)
+        folder = run_recipe(recipe, recipe_path, root, display, until, only, from_previous, on_stage, say)
     render_staircase(folder, console)
     console.print(Text(f"page: {folder / 'report.html'}"), soft_wrap=True)
 

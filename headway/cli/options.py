@@ -23,6 +23,9 @@ RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A TOML fi
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a recipe's key; may be repeated.")
 ]
+FromPreviousOption = Annotated[
+    bool, typer.Option("--from-previous", help="Set damaged checkpoints aside and go on from the ones before.")
+]
 RootOption = Annotated[Path, typer.Option("--root", help="The folder that runs are kept in.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 CheckpointArgument = Annotated[

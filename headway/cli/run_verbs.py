@@ -11,7 +11,16 @@ from typing import Annotated
 import typer
 
 from headway.cli.folders import checkpoint_folder, run_folder, store_of
-from headway.cli.options import CheckpointArgument, JsonOption, RecipeArgument, RootOption, RunOption, SetOption, app
+from headway.cli.options import (
+    CheckpointArgument,
+    FromPreviousOption,
+    JsonOption,
+    RecipeArgument,
+    RootOption,
+    RunOption,
+    SetOption,
+    app,
+)
 
 
 @app.command()
@@ -20,21 +29,27 @@ def run(
     overrides: SetOption = None,
     until: Annotated[str, typer.Option("--until", metavar="STAGE", help="End after this stage.")] = "",
     root: RootOption = Path("runs"),
+    from_previous: FromPreviousOption = False,
 ) -> None:
     """Run a recipe: all its stages, an evaluation after each, and the page. Goes on where it was stopped."""
     from headway import verbs
 
-    verbs.run(recipe, overrides or [], root, until=until)
+    verbs.run(recipe, overrides or [], root, until=until, from_previous=from_previous)
 
 
 def _stage_verb(stage: str, text: str) -> None:
     """Register one stage as a verb of its own."""
 
     @app.command(stage, help=text)
-    def verb(recipe: RecipeArgument, overrides: SetOption = None, root: RootOption = Path("runs")) -> None:
+    def verb(
+        recipe: RecipeArgument,
+        overrides: SetOption = None,
+        root: RootOption = Path("runs"),
+        from_previous: FromPreviousOption = False,
+    ) -> None:
         from headway import verbs
 
-        verbs.run(recipe, overrides or [], root, only=stage)
+        verbs.run(recipe, overrides or [], root, only=stage, from_previous=from_previous)
 
 
 _stage_verb("base", "Train and measure the base model alone.")

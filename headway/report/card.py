@@ -23,12 +23,13 @@ from headway.durable import CARD, read_json, write_atomic
 from headway.report.card_use import how_to_use
 from headway.report.markup import clean, p_value, percent, points
 from headway.report.tables import StageRow, funnels, read_run
+from headway.runs import recipe_id
 from headway.store.store import Store
-from headway.types import Funnel, content_id
+from headway.types import Funnel
 
 UNMEASURED = "This checkpoint is not measured yet."
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_MEMORY_ONLY = {"micro_batch_tokens", "checkpoint_seconds", "log_gap", "log_entropy"}  # change no weight
+_MEMORY_ONLY = {"micro_batch_tokens", "checkpoint_seconds", "checkpoints_kept", "log_gap", "log_entropy"}  # change no weight
 _TITLES = {
     "base": "pre-training from scratch",
     "midtrain": "distillation as mid-training",
@@ -230,7 +231,7 @@ def _made_with(run_dir: Path, recipe: Mapping[str, Any], folder: Path) -> str:
     extra = read_json(folder / "headway.json") if (folder / "headway.json").is_file() else {}
     lines = [
         f"- versions: {versions}" + (f"; went on {went_on} times with others" if went_on else ""),
-        f"- recipe: `{content_id(json.dumps(recipe, sort_keys=True))}`, weights: `{extra.get('weights', '-')}`, "
+        f"- recipe: `{recipe_id(dict(recipe))}`, weights: `{extra.get('weights', '-')}`, "
         f"tokenizer: `{extra.get('tokenizer', '-')}`",
         "- Every setting: `recipe.json` of the run. `manifest.json` lists the files with their sha256, but for this card.",
     ]

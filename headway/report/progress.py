@@ -24,6 +24,7 @@ _SHOWN = (  # the numbers worth a glance, in order, and how they are written
     ("pair_accuracy", "pairs {:.0%}"),
     ("mean_tokens", "{:.0f} tokens long"),
     ("tokens_per_s", "{:,.0f} tokens/s"),
+    ("save_seconds", "saved in {:.1f} s"),
     ("cost", "cost {:.4g}"),
     ("in_flight", "{} in flight"),
     ("faults", "tried again: {}"),

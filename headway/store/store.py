@@ -16,6 +16,7 @@ This file does not know what the rows are for: the data sets are in `queries`. I
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,7 @@ import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Transaction, WriterProperties, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError
 
+from headway.durable import need_space
 from headway.errors import StoreError
 from headway.store.connection import connect
 from headway.store.schema import HEAVY, LATER, PLACE, TABLES
@@ -115,7 +117,7 @@ class Store:
         return (found := self._now(table)) is not None and found.transaction_version(_app(batch)) is not None
 
     def _append(self, name: str, records: Sequence[Any], batch: str) -> int:
-        """One commit with the batch's rows. A batch without a name is named by its content."""
+        """One commit with the batch's rows. A batch without a name is named by its content. RunError where the disk is full."""
         if self._pinned is not None:
             raise StoreError(f"{self.path} is open at a frozen version: nothing can be added to {name}")
         batch = batch or content_id(*records)
@@ -130,8 +132,10 @@ class Store:
                 new = self._new_problems(records) if name == "problems" else records
                 if table.version() != version:  # reading the known ids met a newer version: number the rows from that
                     continue
+                rows = TABLES[name].to_arrow(new, first)
+                need_space(self.path / name, rows.nbytes)
                 try:
-                    self._commit(table, TABLES[name].to_arrow(new, first), batch, first + len(new))
+                    self._commit(table, rows, batch, first + len(new))
                     return len(new)
                 except CommitFailedError:  # another writer was faster: look again
                     time.sleep(0.002 * min(attempt, 25))
@@ -353,5 +357,6 @@ def _app(batch: str) -> str:
 
 
 def _line(error: Exception) -> str:
-    """The first line of a library's message."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """The first line of a library's message, and the causes that it draws as a tree below."""
+    first, *more = (re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip() or type(error).__name__).splitlines()
+    return ": ".join([first, *(line.strip(" ↳") for line in more if line.lstrip().startswith("↳"))])

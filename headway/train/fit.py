@@ -3,8 +3,8 @@
     for step:  for update in objective.updates(step):  for micro in update:  loss(micro).backward();   AdamW
                row of metrics;  objective.finish_step;  now and then a resume point
 
-A resume point holds weights, optimizer, step and the objective's own state; batches are functions of (seed, step), so a run that
-was killed goes on with the same bytes. It does not know stages, rollouts or rewards.
+A resume point holds weights, optimizer, step and the objective's own state; the learning rate, batches and every draw are
+functions of (seed, step), so a run that was killed goes on with the same bytes. It does not know stages, rollouts or rewards.
 """
 
 from __future__ import annotations
@@ -23,7 +23,15 @@ from headway.errors import CheckpointError
 from headway.machine import keep_freed_memory
 from headway.model.transformer import Decoder
 from headway.train.budget import lowered, replayed
-from headway.train.optim import Optimizer, learning_rate, load_optimizer, make_optimizer, optimizer_tensors, update
+from headway.train.optim import (
+    Optimizer,
+    learning_rate,
+    load_optimizer,
+    make_optimizer,
+    optimizer_tensors,
+    planned_tensors,
+    update,
+)
 from headway.train.resume import StageFolder
 
 Micro = TypeVar("Micro")
@@ -88,7 +96,9 @@ def fit(model: Decoder, objective: Objective[Any], config: StageConfig, steps: i
     keep_freed_memory()
     optimizer = make_optimizer(model, config.optimizer)
     step, tokens, ended = _resume(model, optimizer, objective, folder)
-    saved_at = time.monotonic()
+    if step < steps and not ended:
+        folder.need_room(planned_tensors(optimizer, model))
+    saved_at, pause, took = time.monotonic(), config.checkpoint_seconds, 0.0
     while step < steps and not ended:
         started, allowed = time.monotonic(), objective.max_tokens
         row, seen = _one_step(model, optimizer, objective, config, step, steps)
@@ -101,10 +111,10 @@ def fit(model: Decoder, objective: Objective[Any], config: StageConfig, steps: i
         row["seconds"] = round(time.monotonic() - started, 4)
         row["tokens_per_s"] = round(seen / max(1e-9, time.monotonic() - started), 1)
         folder.log(row)
-        show(step, steps, row | lowered(allowed, objective.max_tokens))
-        if ended or step == steps or time.monotonic() - saved_at > config.checkpoint_seconds:
-            _save(model, optimizer, objective, folder, step, tokens, ended)
-            saved_at = time.monotonic()
+        show(step, steps, row | lowered(allowed, objective.max_tokens) | ({"save_seconds": took} if took > 1 else {}))
+        if ended or step == steps or time.monotonic() - saved_at > pause:
+            took = _save(model, optimizer, objective, folder, step, tokens, ended, config.checkpoints_kept)
+            saved_at, pause = time.monotonic(), pause_after(took, config.checkpoint_seconds)
     return Fitted(step, tokens)
 
 
@@ -148,6 +158,14 @@ def autocast(model: Decoder) -> torch.autocast:
     return torch.autocast("cuda" if cuda else "cpu", dtype=torch.bfloat16, enabled=cuda)
 
 
+def pause_after(save_seconds: float, checkpoint_seconds: float) -> float:
+    """Seconds until the next resume point: as the recipe says, but at least nine times what the last one took.
+
+    So saving takes a tenth of the time at most, unless that would stretch the recipe's pause more than thirtyfold.
+    """
+    return min(max(checkpoint_seconds, 9 * save_seconds), 30 * checkpoint_seconds)
+
+
 def _save(
     model: Decoder,
     optimizer: Optimizer,
@@ -156,34 +174,40 @@ def _save(
     step: int,
     tokens: int,
     ended: bool,
-) -> None:
+    kept: int,
+) -> float:
+    """Write a resume point and let go of all but the last `kept`; the seconds that it took."""
     weights = {f"model.{name}": p.detach() for name, p in model.named_parameters()}
     moments = {f"optimizer.{name}": value for name, value in optimizer_tensors(optimizer, model).items()}
     extra = {f"objective.{name}": value for name, value in objective.kept_tensors().items()}
     state = {"step": step, "tokens": tokens, "ended": ended, "objective": objective.state()}
     state["micro_batch_tokens"] = objective.max_tokens
-    folder.save(step, weights | moments | extra, state)
+    return folder.save(step, weights | moments | extra, state, kept)
 
 
 def _resume(model: Decoder, optimizer: Optimizer, objective: Objective[Any], folder: StageFolder) -> tuple[int, int, bool]:
-    """Load the newest resume point into model, optimizer and objective: (step, tokens, ended); zeros if there is none."""
+    """Load the newest resume point into model, optimizer and objective: (step, tokens, ended); zeros if there is none.
+
+    Tensors are read one by one and go where they belong, so nothing of the point is held twice.
+    """
     found = folder.load()
     if found is None:
         folder.rewind(0)
         return 0, 0, False
     tensors, state = found
-    parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "objective": {}}
-    for name, value in tensors.items():
+    names: dict[str, list[str]] = {"model": [], "optimizer": [], "objective": []}
+    for name in tensors:
         part, _, rest = name.partition(".")
-        parts[part][rest] = value
+        names[part].append(rest)
     own = dict(model.named_parameters())
-    if own.keys() != parts["model"].keys() or any(own[n].shape != t.shape for n, t in parts["model"].items()):
+    if own.keys() != set(names["model"]) or any(own[n].shape != tensors.shapes[f"model.{n}"] for n in own):
         raise CheckpointError(f"the resume point in {folder.path} is of another model")
     with torch.no_grad():
-        for name, value in parts["model"].items():
-            own[name].copy_(value)
-    load_optimizer(optimizer, model, parts["optimizer"])
-    objective.restore(state["objective"] | {"tensors": parts["objective"]})
+        for name, parameter in own.items():
+            parameter.copy_(tensors[f"model.{name}"])
+    load_optimizer(optimizer, model, {n: tensors[f"optimizer.{n}"].to(model.device) for n in names["optimizer"]})
+    kept = {n: tensors[f"objective.{n}"].to(model.device) for n in names["objective"]}
+    objective.restore(state["objective"] | {"tensors": kept})
     objective.max_tokens = min(objective.max_tokens, state.get("micro_batch_tokens", objective.max_tokens))
     folder.rewind(state["step"])
     return state["step"], state["tokens"], state["ended"]

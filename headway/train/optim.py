@@ -75,6 +75,14 @@ def optimizer_tensors(optimizer: Optimizer, model: nn.Module) -> dict[str, Tenso
     return {f"{names[id(p)]}.{key}": value.contiguous() for p, state in optimizer.state.items() for key, value in state.items()}
 
 
+def planned_tensors(optimizer: Optimizer, model: nn.Module) -> list[Tensor]:
+    """Tensors as large as the weights and the optimizer's moments, which need not be there yet: for counting bytes."""
+    planned: list[Tensor] = list(model.parameters())
+    for group in optimizer.param_groups:
+        planned += [p for p in group["params"] for _ in range(1 if group.get("use_muon") else 2)]
+    return planned
+
+
 def load_optimizer(optimizer: Optimizer, model: nn.Module, tensors: dict[str, Tensor]) -> None:
     """Put back what `optimizer_tensors` gave."""
     is_fused = any(group.get("fused") for group in optimizer.param_groups)  # it counts its steps where the weights are

@@ -1,22 +1,55 @@
 """A stage's resume points as tensors: what `fit` writes now and then, and reads when it starts.
 
-It joins a run's folder (which knows files, not tensors) with safetensors. It does not know what the tensors are.
+    save   tensors in shards of about 1 GiB, each copied to the CPU, written and let go   -> state.json -> manifest, rename
+    load   one tensor at a time, copied out of the file; no file stays open or mapped
+
+So a save holds one shard more than the training does (nothing more where the tensors are on the CPU already), and a load one
+tensor. It joins a run's folder (which knows files, not tensors) with safetensors. It does not know what the tensors are.
 """
 
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from headway.errors import CheckpointError
-from headway.runs import Run
+from headway.runs import ResumePoint, Run
 
-_TENSORS, _STATE = "tensors.safetensors", "state.json"
+SHARD_BYTES = 2**30
+_ONE, _SHARD, _STATE = "tensors.safetensors", "tensors-{:05d}-of-{:05d}.safetensors", "state.json"
+_HEADER = 256  # bytes of a file's header a tensor, at most about: its name, type, shape and place
+
+
+class Tensors(Mapping[str, Tensor]):
+    """The tensors of a whole resume point by name. Each look reads one from the disk into memory of its own."""
+
+    def __init__(self, point: ResumePoint):
+        self._files: dict[str, Path] = {}
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        for path in sorted(point.path.glob("*.safetensors")):
+            with safe_open(path, framework="pt") as file:
+                for name in file.keys():  # noqa: SIM118 (the file is no mapping)
+                    self._files[name], self.shapes[name] = path, tuple(file.get_slice(name).get_shape())
+        if not self._files:
+            raise FileNotFoundError(f"it holds no {_ONE}")
+
+    def __getitem__(self, name: str) -> Tensor:
+        """Copied: what safetensors gives is the file itself, mapped, which would hold the disk's space after its removal."""
+        with safe_open(self._files[name], framework="pt") as file:
+            return file.get_tensor(name).clone()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)
 
 
 class StageFolder:
@@ -35,18 +68,54 @@ class StageFolder:
         """Drop the metrics of steps after `step`: they will be made again."""
         self._metrics.rewind(step)
 
-    def save(self, step: int, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-        """Write the resume point of `step`, aside and then renamed."""
-        with self._points.save(step) as folder:
-            save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, folder / _TENSORS)
-            (folder / _STATE).write_text(json.dumps(state), encoding="utf-8")
+    def need_room(self, tensors: Iterable[Tensor]) -> None:
+        """RunError, before any work, where resume points of `tensors` do not fit on the disk."""
+        self._points.need_room(_bytes(tensors))
 
-    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    def save(self, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any], kept: int = 2) -> float:
+        """Write the resume point of `step`, aside and then renamed; the seconds that it took. All but the last `kept` go.
+
+        RunError, with the points before untouched, where the disk is full; its space is looked up first.
+        """
+        started = time.monotonic()
+        text = json.dumps(state).encode("utf-8")
+        with self._points.save(step, _bytes(tensors.values()) + len(text), kept) as folder:
+            parts = shards({name: tensor.nbytes for name, tensor in tensors.items()})
+            for number, names in enumerate(parts, start=1):
+                path = folder / (_ONE if len(parts) == 1 else _SHARD.format(number, len(parts)))
+                save_file({name: tensors[name].detach().cpu().contiguous() for name in names}, path)
+            (folder / _STATE).write_bytes(text)
+        return time.monotonic() - started
+
+    def load(self) -> tuple[Tensors, dict[str, Any]] | None:
         """The newest resume point, or None. Raises CheckpointError where it is damaged."""
         point = self._points.latest()
         if point is None:
             return None
         try:
-            return load_file(point.path / _TENSORS), json.loads((point.path / _STATE).read_text(encoding="utf-8"))
+            return Tensors(point), json.loads((point.path / _STATE).read_text(encoding="utf-8"))
         except (OSError, ValueError, SafetensorError) as error:
-            raise CheckpointError(f"the resume point {point.path} cannot be read: {error}") from None
+            reason = CheckpointError(f"the resume point {point.path} cannot be read: {error}")
+            raise self._points.refusal(reason, point) from None
+
+
+def shards(sizes: Mapping[str, int], limit: int = 0) -> list[list[str]]:
+    """Names in order, cut where the bytes of a part would pass `limit` (`SHARD_BYTES`); a larger one is a part of its own.
+
+    >>> shards({"a": 3, "b": 3, "c": 9, "d": 1}, limit=6)
+    [['a', 'b'], ['c'], ['d']]
+    """
+    parts: list[list[str]] = [[]]
+    filled = 0
+    for name, size in sizes.items():
+        if parts[-1] and filled + size > (limit or SHARD_BYTES):
+            parts.append([])
+            filled = 0
+        parts[-1].append(name)
+        filled += size
+    return parts
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    """What they take on the disk."""
+    return sum(tensor.nbytes + _HEADER for tensor in tensors)

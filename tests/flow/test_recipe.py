@@ -4,9 +4,12 @@ It is recipes/tiny.toml with `--set` values that make it a few seconds long. Not
 in length (overlong penalty) where their answers do not.
 """
 
+import contextlib
+import io
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -19,6 +22,7 @@ from typing import Any
 
 import pytest
 from safetensors.torch import load_file
+from small_disk import Ballast, on_a_small_disk
 
 from headway.cli import main
 from headway.config import STAGES
@@ -94,8 +98,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "small"
 
 
-def content(folder: Path) -> dict[str, Any]:
-    """Everything that must be the same after any interruption: weights, optimizers, metrics, tables, selections, records."""
+def content(folder: Path, stages: Sequence[str] = STAGES) -> dict[str, Any]:
+    """Everything that must be the same after any interruption: weights, optimizers, metrics, tables, selections, records.
+
+    Of a run that is done up to some stage, name the `stages`.
+    """
     store = Store(folder / "store", create=False)
     found: dict[str, Any] = {
         "problems": store.problems(),
@@ -106,7 +113,7 @@ def content(folder: Path) -> dict[str, Any]:
     }
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     found["results"] = [{k: v for k, v in stage.items() if k != "wall_s"} for stage in results["stages"]]
-    for stage in STAGES:
+    for stage in stages:
         points = folder / "checkpoints" / stage
         last = sorted(points.glob("step-*"))[-1]
         found[f"{stage} final"] = {path.name: path.read_bytes() for path in (points / "final").iterdir()}
@@ -265,6 +272,70 @@ def assert_survives_kills(words: list[str], straight: Path, again: Path, kills: 
 
 def test_killed_at_random_moments_and_resumed_is_the_uninterrupted_run(run: Path, tmp_path: Path) -> None:
     assert_survives_kills(command("run", tmp_path), run, tmp_path / "small", kills=3, pause=0.05)
+
+
+def before_rl(run: Path, root: Path) -> Path:
+    """A copy of the run as it was before the record of its last stage: with resume points of all, and RL not done."""
+    shutil.copytree(run, root / "small")
+    (root / "small" / "stages" / "rl.json").unlink()
+    results = json.loads((root / "small" / "results.json").read_text(encoding="utf-8"))
+    results["stages"].pop()
+    (root / "small" / "results.json").write_text(json.dumps(results), encoding="utf-8")
+    shutil.rmtree(root / "small" / "checkpoints" / "rl" / "final")
+    return root / "small" / "checkpoints"
+
+
+def test_damage_is_refused_by_name_and_the_one_before_makes_the_same_run(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The newest resume point holds the weights of the one before, and the finished weights of the stage before are flipped."""
+    points = before_rl(run, tmp_path)
+    shutil.copy(points / "rl/step-000002/tensors.safetensors", points / "rl/step-000003/tensors.safetensors")
+    weights = points / "dpo/final/model.safetensors"
+    content_of = bytearray(weights.read_bytes())
+    content_of[-5] ^= 1
+    weights.write_bytes(content_of)
+    offer = ["dpo/final/model.safetensors is damaged", "to make it again from step-000007, which is whole", "--from-previous"]
+    refused(capsys, command("run", tmp_path), *offer)
+    shutil.rmtree(points / "dpo/final")  # as the line says
+    offer = ["rl/step-000003/tensors.safetensors is damaged", "to go on from step-000002, which is whole", "--from-previous"]
+    refused(capsys, command("run", tmp_path), *offer)
+    assert (points / "dpo/final/model.safetensors").read_bytes() == (run / "checkpoints/dpo/final/model.safetensors").read_bytes()
+    weights.write_bytes(content_of)
+    code, out, _ = said(capsys, command("run", tmp_path, "--from-previous"))
+    assert code == 0
+    aside = [points / "dpo/final.damaged", points / "rl/step-000003.damaged"]
+    assert all(f"kept as {path}, which may be deleted" in out for path in aside)
+    for path in aside:
+        shutil.rmtree(path)
+    assert_same(content(tmp_path / "small"), content(run))
+
+
+@pytest.mark.skipif("HEADWAY_FULL_DISK" not in os.environ, reason="HEADWAY_FULL_DISK asks for the run whose disk fills up")
+def test_a_disk_that_fills_up_again_and_again_is_the_uninterrupted_run(run: Path, tmp_path: Path) -> None:
+    on_a_small_disk(tmp_path, 64 * 2**20, "test_recipe.fill_up_again_and_again", run)
+
+
+def fill_up_again_and_again(disk: Path, straight: Path) -> None:
+    """On a disk of its own, on which there is ever again a little room, drawn at random around the mebibyte kept in reserve."""
+    ballast, chance, stops = Ballast(disk), random.Random(0), []
+    for _ in range(60):
+        ballast.leave(chance.randrange(60, 900))
+        errors = io.StringIO()
+        with contextlib.redirect_stderr(errors), pytest.raises(SystemExit) as ended:
+            main(command("run", disk))
+        if ended.value.code == 0:
+            break
+        lines = errors.getvalue().splitlines()
+        assert (ended.value.code, len(lines)) == (2, 1), errors.getvalue()
+        assert re.search(r"cannot (write|save|keep) .*(No space left on device|its disk has .* free)", lines[0]), lines
+        stops.append(lines[0])
+        assert list((disk / "small").glob("checkpoints/*/*.tmp-*")) == []
+    print(len(stops), *stops, sep="\n")
+    ballast.remove()
+    done(command("run", disk))
+    assert len(stops) >= 5
+    assert_same(content(disk / "small"), content(straight))
 
 
 @pytest.mark.skipif("HEADWAY_TINY_RUN" not in os.environ, reason="HEADWAY_TINY_RUN names no finished run of recipes/tiny.toml")

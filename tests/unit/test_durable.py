@@ -12,11 +12,14 @@ from pathlib import Path
 import pytest
 from small_disk import with_file_size_limit
 
+import headway.durable
 from headway.durable import (
     MANIFEST,
     check_folder,
     discard,
+    in_bytes,
     read_json,
+    refusing,
     sweep,
     write_atomic,
     write_folder_atomic,
@@ -118,6 +121,41 @@ def test_a_folder_appears_whole_with_its_manifest(tmp_path):
     check_folder(folder)
     check_folder(folder, "tiny/rl/3")
     assert names(tmp_path) == ["point"]
+
+
+@pytest.mark.parametrize("large", [1, 2**40])
+def test_many_files_are_hashed_alike_at_the_same_time_and_one_by_one(tmp_path, monkeypatch, large):
+    monkeypatch.setattr(headway.durable, "_LARGE", large)
+    files = {f"{number}.bin": bytes([number]) * (100 + number) for number in range(20)}
+    folder = make(tmp_path / "point", files)
+    listed = read_json(folder / MANIFEST)["files"]
+    assert {name: entry["sha256"] for name, entry in listed.items()} == {
+        name: hashlib.sha256(content).hexdigest() for name, content in files.items()
+    }
+    (folder / "13.bin").write_bytes(bytes([13]) * 112 + b"x")
+    with pytest.raises(CheckpointError, match=r"13\.bin is damaged: its content"):
+        check_folder(folder)
+
+
+def test_sizes_for_people():
+    assert [in_bytes(n) for n in (0, 999, 1000, 1_061_346, 45_600_000_000)] == [
+        "0 bytes",
+        "999 bytes",
+        "1.0 KB",
+        "1.1 MB",
+        "45.6 GB",
+    ]
+
+
+def test_what_libraries_in_rust_say_of_a_full_disk_is_one_line(tmp_path):
+    """safetensors and tokenizers raise errors of their own that carry the system's number in their text."""
+    with (
+        pytest.raises(RunError, match=rf"^cannot write {tmp_path}/x \(12 bytes\): No space left on device$"),
+        refusing(tmp_path / "x", 12),
+    ):
+        raise ValueError("Error while serializing: I/O error: whatever (os error 28)")
+    with pytest.raises(ValueError, match="another"), refusing(tmp_path / "x"):
+        raise ValueError("another mistake")
 
 
 def test_a_failing_block_changes_nothing(tmp_path):

@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from headway.config import Recipe
-from headway.durable import read_json
+from headway.durable import read_json, write_folder_atomic
 from headway.errors import CheckpointError, RunError
 from headway.recipe import parse_recipe
 from headway.runs import Run, first_difference
@@ -188,6 +189,131 @@ def test_a_damaged_resume_point_names_the_file_and_offers_the_one_before(tmp_pat
         (points.folder / "step-000010" / "model.bin").unlink()
         with pytest.raises(CheckpointError, match="to go on from the start of base"):
             points.latest()
+
+
+@pytest.mark.parametrize("kept", [1, 3])
+def test_as_many_resume_points_as_asked_are_kept(tmp_path, kept):
+    with start(tmp_path) as run:
+        points = run.checkpoints("base")
+        for step in (1, 2, 3, 4):
+            with points.save(step, kept=kept) as folder:
+                (folder / "model.bin").write_bytes(b"weights")
+                assert {path.name for path in points.folder.glob("step-??????")} >= {f"step-{step - 1:06d}"} - {"step-000000"}
+        assert sorted(path.name for path in points.folder.iterdir()) == [f"step-{step:06d}" for step in range(5 - kept, 5)]
+
+
+def test_a_disk_that_is_short_costs_the_older_points_and_never_the_last_one(tmp_path, monkeypatch):
+    with start(tmp_path) as run:
+        points = run.checkpoints("base")
+        for step in (1, 2, 3):
+            with points.save(step, kept=3) as folder:
+                (folder / "model.bin").write_bytes(bytes(1000))
+        real = shutil.disk_usage(tmp_path)
+
+        def usage(path: Path):  # 500 bytes beside the reserve, and what the points that are gone leave
+            gone = 3 - len(list(points.folder.glob("step-??????")))
+            return real._replace(free=2**20 + 500 + 1000 * gone)
+
+        monkeypatch.setattr(shutil, "disk_usage", usage)
+        with points.save(4, size=1000, kept=3) as folder:
+            assert sorted(path.name for path in points.folder.glob("step-??????")) == ["step-000002", "step-000003"]
+            (folder / "model.bin").write_bytes(bytes(1000))
+        with pytest.raises(RunError, match=r"cannot save .*/step-000005: needs 1\.1 MB, .* nothing was written"):
+            points.save(5, size=4000).__enter__()
+        assert [path.name for path in points.folder.iterdir()] == ["step-000004"]
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+
+
+def edit(path: Path) -> None:
+    """Someone makes a manifest fit another file, and forgets the size."""
+    manifest = read_json(path)
+    manifest["files"]["model.bin"]["sha256"] = hashlib.sha256(b"other").hexdigest()
+    path.write_text(json.dumps(manifest))
+
+
+DAMAGES = {
+    "truncated": (lambda f: (f / "model.bin").write_bytes(b"w"), "step-000020/model.bin is damaged: 1 bytes, should be 7"),
+    "flipped": (lambda f: flip(f / "model.bin"), "step-000020/model.bin is damaged: its content is not what was written"),
+    "missing": (lambda f: (f / "model.bin").unlink(), "step-000020/model.bin is missing"),
+    "foreign": (lambda f: (f / "notes.txt").write_text(""), "step-000020/notes.txt does not belong there"),
+    "edited": (lambda f: edit(f / "manifest.json"), "step-000020/model.bin is damaged: its content"),
+    "no manifest": (lambda f: (f / "manifest.json").unlink(), "step-000020/manifest.json is missing"),
+    "garbled manifest": (lambda f: (f / "manifest.json").write_text("{}"), "step-000020/manifest.json is damaged"),
+    "file of another point": (
+        lambda f: shutil.copy(f.parent / "step-000010" / "model.bin", f / "model.bin"),
+        "step-000020/model.bin is damaged: its content",
+    ),
+    "another point": (
+        lambda f: (shutil.rmtree(f), shutil.copytree(f.parent / "step-000010", f)),
+        r"step-000020 belongs to '\w+/base/10', not to '\w+/base/20'",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_every_damage_is_refused_by_name_and_set_aside_on_request(tmp_path, damage):
+    make, line = DAMAGES[damage]
+    with start(tmp_path) as run:
+        points = run.checkpoints("base")
+        save(run, 10, b"WEIGHTS")
+        save(run, 20, b"weights")
+        make(points.folder / "step-000020")
+        with pytest.raises(CheckpointError, match=line) as caught:
+            points.latest()
+        offer = (
+            f"; delete {points.folder}/step-000020 to go on from step-000010, which is whole, or run once with --from-previous"
+        )
+        assert str(caught.value).endswith(offer)
+        assert "\n" not in str(caught.value)
+    with Run.open(tmp_path, recipe(), "small.toml", from_previous=True) as run:
+        assert len(run.notes) == 1
+        assert f"kept as {points.folder}/step-000020.damaged, which may be deleted" in run.notes[0]
+        latest = run.checkpoints("base").latest()
+        assert latest is not None
+        assert latest.path == points.folder / "step-000010"
+        save(run, 20, b"weights")
+    with Run.open(tmp_path, recipe(), "small.toml", from_previous=True) as run:
+        assert run.notes == ()  # what is whole is left alone
+        assert [path.name for path in sorted(points.folder.iterdir())] == ["step-000010", "step-000020", "step-000020.damaged"]
+
+
+def test_damaged_final_weights_and_a_damaged_tokenizer_are_set_aside_too(tmp_path):
+    with start(tmp_path) as run:
+        points = run.checkpoints("base")
+        save(run, 10)
+        with points.save_final() as folder:
+            (folder / "model.bin").write_bytes(b"weights")
+        with write_folder_atomic(run.folder / "tokenizer", run.fingerprint) as folder:
+            (folder / "tokenizer.json").write_bytes(b"{}")
+        flip(points.final / "model.bin")
+        flip(run.folder / "tokenizer" / "tokenizer.json")
+        again = f"; delete {points.final} to make it again from step-000010, which is whole, or run once with --from-previous"
+        with pytest.raises(CheckpointError, match=r"final/model\.bin is damaged") as caught:
+            points.check_final()
+        assert str(caught.value).endswith(again)
+        with pytest.raises(
+            CheckpointError, match=r"tokenizer\.json is damaged.*; run once with --from-previous to train it again"
+        ):
+            run.check_tokenizer()
+    with Run.open(tmp_path, recipe(), "small.toml", from_previous=True) as run:
+        assert len(run.notes) == 2
+        assert not points.final.exists()
+        assert not (run.folder / "tokenizer").exists()
+
+
+def test_when_and_how_many_are_saved_may_change_between_restarts(tmp_path):
+    with start(tmp_path) as run:
+        save(run, 5)
+    changed = {"base": {"epochs": 2, "checkpoint_seconds": 60, "checkpoints_kept": 1}}
+    with start(tmp_path, **changed) as run:
+        assert run.checkpoints("base").latest() is not None
+    with pytest.raises(RunError, match=r"base\.epochs: 2 -> 3"):
+        start(tmp_path, base={"epochs": 3, "checkpoints_kept": 1})
 
 
 def test_a_resume_point_of_another_recipe_is_refused(tmp_path):
