@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 _PACKAGES = ("headway", "torch", "transformers", "tokenizers", "safetensors", "numpy", "deltalake", "duckdb", "pyarrow")
-_PACKAGES += ("math-verify", "reasoning-gym")
+_PACKAGES += ("math-verify", "reasoning-gym", "peft")
 
 
 class Clock:

@@ -41,7 +41,7 @@ class _TokenLogprobs(torch.autograd.Function):
         hidden, weight, targets, scale, norm = ctx.saved_tensors
         steps = _chunks(hidden.shape[0], weight.shape[0])
         d_hidden = torch.empty_like(hidden)
-        d_weight = torch.zeros_like(weight, dtype=torch.float32)
+        d_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None  # None: it is frozen
         for start in steps:
             part = slice(start, start + steps.step)
             d_logits = _logits(hidden[part], weight, scale[part]).sub_(norm[part, None]).exp_().neg_()
@@ -49,8 +49,9 @@ class _TokenLogprobs(torch.autograd.Function):
             d_logits.mul_((grads[0][part] * scale[part])[:, None])
             d_logits = d_logits.to(weight.dtype)
             d_hidden[part] = (d_logits @ weight).to(hidden.dtype)
-            d_weight += d_logits.t() @ hidden[part].to(weight.dtype)
-        return d_hidden, d_weight.to(weight.dtype), None, None
+            if d_weight is not None:
+                d_weight += d_logits.t() @ hidden[part].to(weight.dtype)
+        return d_hidden, None if d_weight is None else d_weight.to(weight.dtype), None, None
 
 
 def _logits(hidden: Tensor, weight: Tensor, scale: Tensor) -> Tensor:

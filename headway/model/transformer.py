@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -110,6 +110,11 @@ class Block(nn.Module):
         x = self._add(x, see(q, k, v).reshape(x.shape[0], -1), self.attention.out, self.after_attention)
         return self._add(x, self._gated(self.mlp_norm(x)), self.down, self.after_mlp)
 
+    @property
+    def products(self) -> tuple[nn.Linear, ...]:
+        """The four matrix products of the layer."""
+        return self.attention.qkv, self.attention.out, self.gate_up, self.down
+
     def _gated(self, x: Tensor) -> Tensor:
         if self.swish and products.is_direct(x):
             return products.swish_gate(x, self.gate_up.weight)
@@ -154,7 +159,7 @@ class Decoder(nn.Module):
     @property
     def matrices(self) -> list[Tensor]:
         """Every weight that tokens are multiplied with, the output's among them."""
-        layers = [layer.weight for block in self.blocks for layer in block.modules() if isinstance(layer, nn.Linear)]
+        layers = [layer.weight for block in self.blocks for layer in cast(Block, block).products]
         return [*layers, self.output_weight]
 
     def forward(self, ids: Tensor, layout: Layout, keep: Callable[[int, Tensor, Tensor], None] | None = None) -> Tensor:

@@ -3,7 +3,7 @@
     for step:  for update in objective.updates(step):  for micro in update:  loss(micro).backward();   AdamW
                row of metrics;  objective.finish_step;  now and then a resume point
 
-A resume point holds weights, optimizer, step and the objective's own state; batches are functions of (seed, step), so a run that
+A resume point holds the weights that learn, the optimizer, the step and the objective's own state; batches are functions of (seed, step), so a run that
 was killed goes on with the same bytes. It does not know stages, rollouts or rewards.
 """
 
@@ -19,8 +19,9 @@ from torch import Tensor
 
 from headway.config import StageConfig
 from headway.errors import CheckpointError
+from headway.model.adapters import frozen_hash
 from headway.model.transformer import Decoder
-from headway.train.optim import Optimizer, learning_rate, load_optimizer, make_optimizer, optimizer_tensors, update
+from headway.train.optim import Optimizer, learning_rate, load_optimizer, make_optimizer, optimizer_tensors, trained, update
 from headway.train.resume import StageFolder
 
 Micro = TypeVar("Micro")
@@ -76,7 +77,8 @@ def fit(model: Decoder, objective: Objective[Any], config: StageConfig, steps: i
     Raises FloatingPointError when a gradient is not finite: the weights are then those before that step.
     """
     optimizer = make_optimizer(model, config.optimizer)
-    step, tokens, ended = _resume(model, optimizer, objective, folder)
+    frozen = frozen_hash(model)
+    step, tokens, ended = _resume(model, optimizer, objective, folder, frozen)
     saved_at = time.monotonic()
     while step < steps and not ended:
         started = time.monotonic()
@@ -90,7 +92,7 @@ def fit(model: Decoder, objective: Objective[Any], config: StageConfig, steps: i
         folder.log(row)
         show(step, steps, row)
         if ended or step == steps or time.monotonic() - saved_at > config.checkpoint_seconds:
-            _save(model, optimizer, objective, folder, step, tokens, ended)
+            _save(model, optimizer, objective, folder, step, tokens, ended, frozen)
             saved_at = time.monotonic()
     return Fitted(step, tokens)
 
@@ -133,15 +135,20 @@ def _save(
     step: int,
     tokens: int,
     ended: bool,
+    frozen: str,
 ) -> None:
-    weights = {f"model.{name}": p.detach() for name, p in model.named_parameters()}
+    weights = {f"model.{name}": p.detach() for name, p in trained(model).items()}
     moments = {f"optimizer.{name}": value for name, value in optimizer_tensors(optimizer, model).items()}
     extra = {f"objective.{name}": value for name, value in objective.kept_tensors().items()}
     state = {"step": step, "tokens": tokens, "ended": ended, "objective": objective.state()}
+    if frozen:  # adapters learn beside weights that are not in here
+        state["frozen"] = frozen
     folder.save(step, weights | moments | extra, state)
 
 
-def _resume(model: Decoder, optimizer: Optimizer, objective: Objective[Any], folder: StageFolder) -> tuple[int, int, bool]:
+def _resume(
+    model: Decoder, optimizer: Optimizer, objective: Objective[Any], folder: StageFolder, frozen: str
+) -> tuple[int, int, bool]:
     """Load the newest resume point into model, optimizer and objective: (step, tokens, ended); zeros if there is none."""
     found = folder.load()
     if found is None:
@@ -152,7 +159,9 @@ def _resume(model: Decoder, optimizer: Optimizer, objective: Objective[Any], fol
     for name, value in tensors.items():
         part, _, rest = name.partition(".")
         parts[part][rest] = value
-    own = dict(model.named_parameters())
+    if frozen != state.get("frozen", ""):
+        raise CheckpointError(f"the resume point in {folder.path} holds adapters of other frozen weights than the model's")
+    own = trained(model)
     if own.keys() != parts["model"].keys() or any(own[n].shape != t.shape for n, t in parts["model"].items()):
         raise CheckpointError(f"the resume point in {folder.path} is of another model")
     with torch.no_grad():

@@ -19,6 +19,7 @@ from headway.model.head import token_logprobs
 from headway.model.transformer import Decoder
 from headway.train.batching import Document, Flat, flatten, micro_batches
 from headway.train.losses import nll
+from headway.train.optim import trained
 
 Batches = Callable[[], Iterator[Sequence[int]]]  # a fresh endless stream of document numbers, one list a step
 
@@ -83,7 +84,7 @@ class Likelihood:
         best = self._best["loss"]
         if best is None or loss < best:
             self._best = {"loss": loss, "step": step, "waited": 0}
-            self._best_weights = {n: p.detach().clone() for n, p in self._model.named_parameters()}
+            self._best_weights = {n: p.detach().clone() for n, p in trained(self._model).items()}
         else:
             self._best["waited"] += 1
         return bool(self._patience) and self._best["waited"] >= self._patience
@@ -101,7 +102,7 @@ class Likelihood:
         if not self._best_weights:
             return {}
         with torch.no_grad():
-            for name, parameter in self._model.named_parameters():
+            for name, parameter in trained(self._model).items():
                 parameter.copy_(self._best_weights[name])
         return {"best_step": self._best["step"], "best_validation_loss": self._best["loss"]}
 
