@@ -13,7 +13,6 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from headway.types import Split
 
-
 Projection = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 PROJECTIONS: tuple[Projection, ...] = get_args(Projection)
 
@@ -257,7 +256,7 @@ class RlConfig(StageConfig):
 
 
 class LoraConfig(Section):
-    """Adapters beside frozen weights, in place of full fine-tuning; see docs/lora.md. The section [lora] is for all its stages."""
+    """Adapters beside frozen weights, in place of full fine-tuning; see docs/lora.md. One section for all of its stages."""
 
     rank: int = Field(default=16, ge=1)
     alpha: int = Field(default=32, ge=1)  # the adapters count alpha / rank; 16 and 32 are TRL's

@@ -59,7 +59,9 @@ def save_adapter(model: Decoder, folder: str | Path, start: str, alpha: int, ran
     path = Path(folder)
     write_object(path / _CONFIG, _plain(config.to_dict()))
     tensors = {
-        f"base_model.model.{name}.lora_{letter}.weight": t for name, both in pairs.items() for letter, t in zip("AB", both)
+        f"base_model.model.{name}.lora_{letter}.weight": t
+        for name, both in pairs.items()
+        for letter, t in zip("AB", both, strict=True)
     }
     save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, path / _WEIGHTS, metadata={"format": "pt"})
 

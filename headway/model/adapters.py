@@ -137,7 +137,8 @@ def _peft_layers(shapes: Mapping[str, tuple[int, int]], rank: int, alpha: int) -
 
     holder = nn.ModuleDict({name: nn.Linear(n, out, bias=False, device="meta") for name, (out, n) in shapes.items()})
     config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(shapes))
-    inject_adapter_in_model(config, holder, _NAME, low_cpu_mem_usage=True)
+    with torch.random.fork_rng(devices=[]):  # it draws what it then throws away
+        inject_adapter_in_model(config, holder, _NAME, low_cpu_mem_usage=True)
     for layer in holder.values():
         layer.base_layer = nn.Identity()  # ours is fused, and multiplied once
     return {name: holder[name] for name in shapes}

@@ -3,8 +3,8 @@
     for step:  for update in objective.updates(step):  for micro in update:  loss(micro).backward();   AdamW
                row of metrics;  objective.finish_step;  now and then a resume point
 
-A resume point holds the weights that learn, the optimizer, the step and the objective's own state; batches are functions of (seed, step), so a run that
-was killed goes on with the same bytes. It does not know stages, rollouts or rewards.
+A resume point holds the weights that learn, the optimizer, the step and the objective's own state; batches are functions of
+(seed, step), so a run that was killed goes on with the same bytes. It does not know stages, rollouts or rewards.
 """
 
 from __future__ import annotations
