@@ -138,6 +138,8 @@ class StageConfig(Section):
 
     optimizer: OptimizerConfig = OptimizerConfig()
     micro_batch_tokens: int = Field(default=16_384, ge=16)  # memory only; never changes the gradient
+    # activation checkpointing, the same numbers: what the backward pass makes again (docs/memory.md); auto: as memory asks
+    recompute: Literal["auto", "none", "gates", "mlp", "blocks"] = "auto"
     checkpoint_seconds: float = Field(default=20.0, gt=0)  # how much work a kill may cost
 
 

@@ -68,6 +68,14 @@ def peak_memory_bytes() -> int:
     return max(ended, alive)
 
 
+def free_memory_bytes() -> int:
+    """What this machine can give a process now without swapping, in bytes; 0 where it does not tell (Linux does)."""
+    with suppress(OSError):
+        match = re.search(r"^MemAvailable:\s*(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
+        return int(match[1]) * 1024 if match else 0
+    return 0
+
+
 def _peak_of(process: int) -> int:
     """VmHWM of a process and all below it in bytes; 0 where /proc does not tell."""
     peak = 0

@@ -21,6 +21,7 @@ from headway.config import StageConfig
 from headway.errors import CheckpointError
 from headway.model.adapters import frozen_hash
 from headway.model.transformer import Decoder
+from headway.train.activations import policy_for
 from headway.train.optim import Optimizer, learning_rate, load_optimizer, make_optimizer, optimizer_tensors, trained, update
 from headway.train.resume import StageFolder
 
@@ -78,6 +79,7 @@ def fit(model: Decoder, objective: Objective[Any], config: StageConfig, steps: i
     """
     optimizer = make_optimizer(model, config.optimizer)
     frozen = frozen_hash(model)
+    model.recompute = policy_for(model, config)
     step, tokens, ended = _resume(model, optimizer, objective, folder, frozen)
     saved_at = time.monotonic()
     while step < steps and not ended:
