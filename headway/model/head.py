@@ -56,7 +56,7 @@ class _TokenLogprobs(torch.autograd.Function):
 
 def _logits(hidden: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
     """float32 logits [T, vocabulary] divided by the temperature (scale = 1 / temperature, [T])."""
-    return products.product(hidden.to(weight.dtype), weight).float().mul_(scale[:, None])
+    return products.wide_product(hidden, weight).mul_(scale[:, None])
 
 
 def token_logprobs(hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float | Tensor = 1.0) -> Tensor:
@@ -74,4 +74,6 @@ def token_logprobs(hidden: Tensor, weight: Tensor, targets: Tensor, temperature:
 @torch.no_grad()
 def next_logits(hidden: Tensor, weight: Tensor) -> Tensor:
     """float32 logits [B, vocabulary] at temperature 1: what the sampler draws from."""
-    return products.product(hidden.to(weight.dtype), weight).float()
+    if hidden.is_cuda and torch.is_autocast_enabled("cuda"):
+        weight = weight.to(torch.get_autocast_dtype("cuda"))
+    return products.wide_product(hidden, weight)

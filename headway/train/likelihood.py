@@ -18,6 +18,7 @@ from torch import Tensor
 from headway.model.head import token_logprobs
 from headway.model.transformer import Decoder
 from headway.train.batching import Document, Flat, flatten, micro_batches
+from headway.train.fit import autocast
 from headway.train.losses import nll
 from headway.train.optim import trained
 
@@ -25,9 +26,10 @@ Batches = Callable[[], Iterator[Sequence[int]]]  # a fresh endless stream of doc
 
 
 def document_logprobs(model: Decoder, flat: Flat, temperature: float = 1.0) -> Tensor:
-    """log p of every learned token of the documents, float32 [N]."""
-    hidden = model(flat.ids, flat.layout)
-    return token_logprobs(hidden.index_select(0, flat.rows), model.output_weight, flat.targets, temperature)
+    """log p of every learned token of the documents, float32 [N]; on CUDA whoever asks gets the products of training."""
+    with autocast(model):
+        hidden = model(flat.ids, flat.layout)
+        return token_logprobs(hidden.index_select(0, flat.rows), model.output_weight, flat.targets, temperature)
 
 
 class Likelihood:
