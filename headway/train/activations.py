@@ -34,8 +34,9 @@ def activation_bytes(config: DecoderConfig, policy: Recompute, tokens: int, narr
 
 def policy_for(model: Decoder, config: StageConfig) -> Recompute:
     """The recipe's policy; "auto" is the fastest whose activations fit beside gradients and optimizer state."""
-    if config.recompute != "auto":
-        return config.recompute
+    for policy in POLICIES:
+        if config.recompute == policy:
+            return policy
     on_cuda = model.device.type == "cuda"
     free = torch.cuda.mem_get_info(model.device)[0] if on_cuda else free_memory_bytes()
     if not free:  # a system that does not tell
