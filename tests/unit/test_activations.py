@@ -40,7 +40,7 @@ def test_auto_takes_the_fastest_that_fits(monkeypatch: pytest.MonkeyPatch) -> No
     state = 12 * sum(p.numel() for p in model.parameters())
     found = []
     for policy in POLICIES[:3]:
-        room = activation_bytes(model.config, policy, 4096) / 0.8
+        room = activation_bytes(model.config, policy, 4096) / 0.75
         for free in (state + int(room) + 8, state + int(room) - 8):
             monkeypatch.setattr(activations, "free_memory_bytes", lambda free=free: free)
             found.append(policy_for(model, config))

@@ -22,7 +22,7 @@ from headway.model.adapters import adapt, adapted, frozen_hash, merge
 from headway.model.attention import lay_out
 from headway.model.checkpoint import save_decoder, weights_hash
 from headway.model.head import next_logits
-from headway.model.transformer import Decoder
+from headway.model.transformer import Decoder, Recompute
 from headway.train.batching import flatten
 from headway.train.likelihood import document_logprobs
 from headway.train.optim import make_optimizer, optimizer_tensors, trained, update
@@ -114,6 +114,17 @@ def test_the_gradient_is_that_of_the_product_of_the_factors(targets: Any) -> Non
             for found, expected in ((a.grad, 2 * b.detach().t() @ gradient), (b.grad, 2 * gradient @ a.detach().t())):
                 assert found is not None
                 assert float((found - expected).norm() / expected.norm()) < 2e-5
+
+
+@pytest.mark.parametrize("policy", ["gates", "mlp", "blocks"])
+def test_recomputed_with_adapters_is_the_same_gradient(policy: Recompute) -> None:
+    found = []
+    for again in ("none", policy):
+        model = learned(with_adapters(tiny()))
+        model.recompute = again
+        (-document_logprobs(model, flatten(ragged(5))).mean()).backward()
+        found.append([p.grad for p in trained(model).values()])
+    assert all(a is not None and b is not None and torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
 def test_the_start_is_a_function_of_its_key_alone() -> None:
