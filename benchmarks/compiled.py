@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=1 python benchmarks/compiled.py DIR      DIR/model: the small job's Llama (see tiny_job.py)
 
-`gate` compiles act(gate) * up with its product, `halves` all of a layer but the attention, both for any number of tokens. Processor
-seconds of forward and backward on ragged documents, the best of --repeats.
+`gate` compiles act(gate) * up with its product, `halves` all of a layer but the attention, both for any number of tokens.
+Processor seconds of forward and backward on ragged documents, the best of --repeats.
 """
 
 import argparse

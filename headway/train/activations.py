@@ -19,7 +19,7 @@ from headway.model.config import DecoderConfig
 from headway.model.transformer import Decoder, Recompute
 
 POLICIES: tuple[Recompute, ...] = ("none", "gates", "mlp", "blocks")  # in the order of time, the fastest first
-_SHARE = 0.75  # of the free memory: the backward pass has its own, and allocators keep pieces (measured: 1.2 to 1.3 x)
+_SHARE = 0.55  # of the free memory: allocators hold 1.3 to 1.9 times what is alive (benchmarks/recompute.py)
 
 
 def activation_bytes(config: DecoderConfig, policy: Recompute, tokens: int, narrow: bool = False) -> int:
@@ -28,7 +28,8 @@ def activation_bytes(config: DecoderConfig, policy: Recompute, tokens: int, narr
     q, k = config.heads * config.head_dim, config.kv_heads * config.head_dim
     whole = 6 * w + 3 * q + 2 * k + 4 * m
     kept = {"none": whole, "gates": whole - 2 * m, "mlp": 4 * w + 3 * q + 2 * k, "blocks": w}[policy]
-    once = whole if policy == "blocks" else 6 * m  # what the backward pass of one layer has in its hands
+    again = {"none": 0, "gates": 2 * m, "mlp": 2 * w + 4 * m, "blocks": whole}[policy]
+    once = again + 6 * m  # what the backward pass has in its hands: one layer made again, and its gradients
     return tokens * (config.layers * kept + once) * (3 if narrow else 4)
 
 
