@@ -43,5 +43,7 @@ def policy_for(model: Decoder, config: StageConfig) -> Recompute:
         return "none"
     learned = sum(p.numel() for p in model.parameters() if p.requires_grad)
     room = _SHARE * (free - 12 * learned)  # a gradient and two moments of 4 bytes each
-    sizes = {policy: activation_bytes(model.config, policy, config.micro_batch_tokens, on_cuda) for policy in POLICIES}
-    return next((policy for policy in POLICIES if sizes[policy] <= room), POLICIES[-1])
+    for policy in POLICIES[:-1]:
+        if activation_bytes(model.config, policy, config.micro_batch_tokens, on_cuda) <= room:
+            return policy
+    return POLICIES[-1]
