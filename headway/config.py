@@ -7,12 +7,15 @@ recipe is read (`recipe`). Where a default is a published number, its comment sa
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from headway.objectives import contradiction, filled
 from headway.types import Split
+
+Projection = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+PROJECTIONS: tuple[Projection, ...] = get_args(Projection)
 
 
 class Section(BaseModel):
@@ -136,6 +139,8 @@ class StageConfig(Section):
 
     optimizer: OptimizerConfig = OptimizerConfig()
     micro_batch_tokens: int = Field(default=16_384, ge=16)  # memory only; never changes the gradient
+    # activation checkpointing, the same numbers: what the backward pass makes again (docs/memory.md); auto: as memory asks
+    recompute: Literal["auto", "none", "gates", "mlp", "blocks"] = "auto"
     checkpoint_seconds: float = Field(default=20.0, gt=0)  # how much work a kill may cost; longer where saves are slow
     checkpoints_kept: int = Field(default=2, ge=1)  # resume points on the disk; the last one stays until the new one is whole
 
@@ -297,6 +302,32 @@ class RlConfig(StageConfig):
         return self
 
 
+class LoraConfig(Section):
+    """Adapters beside frozen weights, in place of full fine-tuning; see docs/lora.md. One section for all of its stages."""
+
+    rank: int = Field(default=16, ge=1)
+    alpha: int = Field(default=32, ge=1)  # the adapters count alpha / rank; 16 and 32 are TRL's
+    targets: tuple[Projection, ...] = PROJECTIONS  # all seven: "LoRA without regret" (Thinking Machines 2025)
+    stages: tuple[Literal["midtrain", "sft", "dpo", "rl"], ...] = ()  # which train adapters; (): all of the recipe's but the base
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_dropout(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "dropout" in values:
+            raise ValueError(
+                "there is no `dropout`: with it the trainer's log-probs are not the sampler's, and depend on micro_batch_tokens"
+            )
+        return cast("Any", values)
+
+    @model_validator(mode="after")
+    def _named_once(self) -> LoraConfig:
+        for key in ("targets", "stages"):
+            names: tuple[str, ...] = getattr(self, key)
+            if len(set(names)) < len(names) or (key == "targets" and not names):
+                raise ValueError(f"`{key}` names at least one, and each once")
+        return self
+
+
 class EvaluateConfig(Section):
     """Held-out problems after every stage."""
 
@@ -332,12 +363,35 @@ class Recipe(Section):
     sft: SftConfig | None = None
     dpo: DpoConfig | None = None
     rl: RlConfig | None = None
+    lora: LoraConfig | None = None
     evaluate: EvaluateConfig = EvaluateConfig()
 
     @property
     def stages(self) -> tuple[str, ...]:
         """The stages that this recipe trains, in order."""
         return tuple(stage for stage in STAGES if getattr(self, stage) is not None)
+
+    @property
+    def lora_stages(self) -> tuple[str, ...]:
+        """The stages that train adapters, in order."""
+        if self.lora is None:
+            return ()
+        return tuple(s for s in self.stages if s != "base" and (not self.lora.stages or s in self.lora.stages))
+
+    @model_validator(mode="after")
+    def _adapters_make_sense(self) -> Recipe:
+        for stage in self.lora.stages if self.lora is not None else ():
+            if stage not in self.stages:
+                raise ValueError(f"lora.stages names {stage!r}, and the recipe has no section [{stage}]")
+        if self.lora is not None and not self.lora_stages:
+            raise ValueError("[lora] needs one of the sections [midtrain], [sft], [dpo] or [rl]: the base learns all its weights")
+        for stage in self.lora_stages:
+            if getattr(self, stage).optimizer.name == "muon":
+                raise ValueError(
+                    f"{stage}.optimizer.name = 'muon' with [lora]: Muon's step is for a whole matrix, not for its two factors; "
+                    f"use 'adamw', or leave {stage} out of lora.stages"
+                )
+        return self
 
     @model_validator(mode="after")
     def _makes_sense(self) -> Recipe:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 _PACKAGES = ("headway", "torch", "transformers", "tokenizers", "safetensors", "numpy", "deltalake", "duckdb", "pyarrow")
-_PACKAGES += ("math-verify", "reasoning-gym")
+_PACKAGES += ("math-verify", "reasoning-gym", "peft")
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 
 
@@ -82,6 +82,14 @@ def peak_memory_bytes() -> int:
     ended = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit
     alive = _peak_of(os.getpid()) or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     return max(ended, alive)
+
+
+def free_memory_bytes() -> int:
+    """What this machine can give a process now without swapping, in bytes; 0 where it does not tell (Linux does)."""
+    with suppress(OSError):
+        match = re.search(r"^MemAvailable:\s*(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
+        return int(match[1]) * 1024 if match else 0
+    return 0
 
 
 def _peak_of(process: int) -> int:

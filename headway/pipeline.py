@@ -22,6 +22,7 @@ from headway.engine.engine import Engine
 from headway.errors import CheckpointError, ConfigError, RunError
 from headway.evaluate.benchmark import evaluate, score
 from headway.evaluate.hybrid import evaluate_hybrid, program_counts
+from headway.model.adapters import need_peft
 from headway.model.checkpoint import load_decoder, read_extra, save_decoder
 from headway.model.config import DecoderConfig
 from headway.model.tokenizer import Tokenizer
@@ -33,6 +34,7 @@ from headway.report.card import model_card, write_cards
 from headway.report.page import write_page
 from headway.runs import Run, write_folder_atomic
 from headway.sample import Sampler
+from headway.stages.adapters import adapters
 from headway.stages.base import train_base
 from headway.stages.dpo import learn_preferences
 from headway.stages.midtrain import midtrain
@@ -141,6 +143,8 @@ def _set_up(recipe: Recipe) -> None:
     """Threads and number formats, once; what the recipe needs and this installation lacks is said before any work."""
     if recipe.evaluate.hybrid:
         need_sandbox()
+    if recipe.lora is not None:
+        need_peft()
     torch.set_num_threads(recipe.threads or os.cpu_count() or 1)
     torch.set_float32_matmul_precision("highest")
 
@@ -258,7 +262,8 @@ def _train(work: Workspace, stage: str) -> dict[str, Any]:
     points = work.run.checkpoints(stage)
     if points.final.exists():
         return _load_weights(work.model, work.run, stage)
-    fitted = _TRAIN[stage](work)
+    with adapters(work, stage):
+        fitted = _TRAIN[stage](work)
     numbers = {"train_tokens": fitted.train_tokens, "steps": fitted.steps, **fitted.notes}
     with points.save_final(sum(p.nbytes for p in work.model.parameters())) as folder:
         extra = {"trained": numbers, "tokenizer": work.tokenizer.fingerprint, "instruction": work.recipe.problems.instruction}

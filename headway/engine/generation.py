@@ -297,7 +297,9 @@ class Generation:
             if self._options is None:
                 self._options = self._options_of(samples)
             options = self._options
-        drawn = draw(next_logits(hidden, self._model.output_weight), noise, options)
+        with autocast(self._model):  # the products of training, of the output matrix, too
+            logits = next_logits(hidden, self._model.output_weight)
+        drawn = draw(logits, noise, options)
         if drawn.entropies is not None:
             for sample, entropy in zip(samples, drawn.entropies.tolist(), strict=True):
                 if sample.asked.wants_entropies:

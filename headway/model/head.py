@@ -63,7 +63,7 @@ class _TokenLogprobs(torch.autograd.Function):
         hidden, weight, targets, scale, norm = ctx.saved_tensors
         steps, low = _chunks(hidden, weight), weight.to(ctx.kind)
         d_hidden = torch.empty_like(hidden)
-        d_weight = torch.zeros_like(weight, dtype=torch.float32)
+        d_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None  # None: it is frozen
         for start in steps:
             part = slice(start, start + steps.step)
             d_logits = _logits(hidden[part], low, scale[part]).sub_(norm[part, None]).exp_().neg_()
@@ -71,9 +71,10 @@ class _TokenLogprobs(torch.autograd.Function):
             d_logits.mul_((grads[0][part] * scale[part])[:, None])
             d_logits = d_logits.to(ctx.kind)
             d_hidden[part] = (d_logits @ low).to(hidden.dtype)
-            _add_product(d_weight, d_logits.t(), hidden[part].to(ctx.kind))
+            if d_weight is not None:
+                _add_product(d_weight, d_logits.t(), hidden[part].to(ctx.kind))
             del d_logits
-        return d_hidden, d_weight.to(weight.dtype), None, None, None, None
+        return d_hidden, None if d_weight is None else d_weight.to(weight.dtype), None, None, None, None
 
 
 def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
@@ -86,7 +87,7 @@ def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
 
 def _logits(hidden: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
     """float32 logits [T, vocabulary] divided by the temperature (scale = 1 / temperature, [T])."""
-    return products.product(hidden.to(weight.dtype), weight).float().mul_(scale[:, None])
+    return products.wide_product(hidden, weight).mul_(scale[:, None])
 
 
 def token_logprobs(hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float | Tensor = 1.0) -> Tensor:
@@ -118,4 +119,6 @@ def _apply(
 @torch.no_grad()
 def next_logits(hidden: Tensor, weight: Tensor) -> Tensor:
     """float32 logits [B, vocabulary] at temperature 1: what the sampler draws from."""
-    return products.product(hidden.to(weight.dtype), weight).float()
+    if hidden.is_cuda and torch.is_autocast_enabled("cuda"):
+        weight = weight.to(torch.get_autocast_dtype("cuda"))
+    return products.wide_product(hidden, weight)

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Protocol
+from typing import Literal, Protocol, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint as recompute
+from torch.utils.checkpoint import checkpoint
 
 from headway.model import fused, products
 from headway.model.attention import Layout, attend
@@ -26,6 +26,9 @@ from headway.model.rope import frequencies, rotate, rotation
 
 Turn = tuple[Tensor, Tensor] | None  # cos and sin of the positions at hand; None: the layer knows no position
 See = Callable[[Tensor, Tensor, Tensor], Tensor]  # q [T, heads, d], k and v [T, kv_heads, d] -> [T, heads, d]
+Recompute = Literal["none", "gates", "mlp", "blocks"]  # what the backward pass makes again instead of keeping it
+# nothing is drawn inside, so there is no generator to put back
+recompute = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"silu": F.silu, "gelu_tanh": partial(F.gelu, approximate="tanh")}
 
 
@@ -108,16 +111,32 @@ class Block(nn.Module):
         self.swish = self.is_silu and not config.mlp_bias
         self.adds = config.norms == "before"
 
-    def forward(self, x: Tensor, turn: Turn, see: See) -> Tensor:
-        """x [T, width] -> [T, width]; `see(q, k, v)` says who sees whom."""
+    def forward(self, x: Tensor, turn: Turn, see: See, again: Recompute = "none") -> Tensor:
+        """x [T, width] -> [T, width]; `see(q, k, v)` says who sees whom, `again` what is made again in the backward pass."""
         q, k, v = self.attention.project(self.attention_norm(x), turn)
         x = self._add(x, see(q, k, v).reshape(x.shape[0], -1), self.attention.out, self.after_attention)
+        if again == "mlp":
+            return cast(Tensor, recompute(self._mlp, x))
+        if again == "gates":
+            both = products.linear(self.mlp_norm(x), self.gate_up)
+            return x + self.after_mlp(recompute(lambda both: products.linear(self._gate(both), self.down), both))
+        return self._mlp(x)
+
+    def _mlp(self, x: Tensor) -> Tensor:
+        """x [T, width] plus what the second half of the layer makes of it."""
         return self._add(x, self._gated(self.mlp_norm(x)), self.down, self.after_mlp)
+
+    @property
+    def products(self) -> tuple[nn.Linear, ...]:
+        """The four matrix products of the layer."""
+        return self.attention.qkv, self.attention.out, self.gate_up, self.down
 
     def _gated(self, x: Tensor) -> Tensor:
         if self.swish and products.is_direct(x):
             return products.swish_gate(x, self.gate_up.weight)
-        both = products.linear(x, self.gate_up)
+        return self._gate(products.linear(x, self.gate_up))
+
+    def _gate(self, both: Tensor) -> Tensor:
         if self.is_silu and torch.is_grad_enabled() and fused.kernel_for(both) is not None:
             return fused.gate(both)
         gate, up = both.chunk(2, dim=-1)
@@ -146,7 +165,7 @@ class Decoder(nn.Module):
         self.output = None if config.tied else nn.Linear(config.width, config.vocab_size, bias=False)
         self.register_buffer("frequencies", frequencies(config), persistent=False)
         self.register_buffer("local_frequencies", frequencies(config, local=True), persistent=False)
-        self.recompute_blocks = False  # activation checkpointing: memory for one more forward
+        self.recompute: Recompute = "none"  # activation checkpointing: memory for a part of one more forward; same numbers
 
     @property
     def output_weight(self) -> Tensor:
@@ -161,7 +180,7 @@ class Decoder(nn.Module):
     @property
     def matrices(self) -> list[Tensor]:
         """Every weight that tokens are multiplied with, the output's among them."""
-        layers = [layer.weight for block in self.blocks for layer in block.modules() if isinstance(layer, nn.Linear)]
+        layers = [layer.weight for block in self.blocks for layer in cast(Block, block).products]
         return [*layers, self.output_weight]
 
     def forward(self, ids: Tensor, layout: Layout, keep: Callable[[int, Tensor, Tensor], None] | None = None) -> Tensor:
@@ -202,10 +221,12 @@ class Decoder(nn.Module):
             x = x * torch.tensor(self.config.embedding_scale).to(x.dtype).item()
         for layer, block in enumerate(self.blocks):
             turn, see = turns[self.config.ropes[layer]], partial(attention, layer)
-            if self.recompute_blocks and torch.is_grad_enabled():
-                x = recompute(block, x, turn, see, use_reentrant=False)
-            else:
+            if not torch.is_grad_enabled():
                 x = block(x, turn, see)
+            elif self.recompute == "blocks":
+                x = cast(Tensor, recompute(block, x, turn, see))
+            else:
+                x = block(x, turn, see, self.recompute)
         return self.norm(x)
 
     def _turns(self, positions: Tensor) -> dict[int, Turn]:

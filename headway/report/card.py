@@ -29,7 +29,7 @@ from headway.types import Funnel
 
 UNMEASURED = "This checkpoint is not measured yet."
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_MEMORY_ONLY = {"micro_batch_tokens", "checkpoint_seconds", "checkpoints_kept", "log_gap", "log_entropy"}  # change no weight
+_MEMORY_ONLY = {"micro_batch_tokens", "recompute", "checkpoint_seconds", "checkpoints_kept", "log_gap", "log_entropy"}
 _TITLES = {
     "base": "pre-training from scratch",
     "midtrain": "distillation as mid-training",
@@ -124,7 +124,15 @@ def _stage_part(run_dir: Path, recipe: Mapping[str, Any], stage: str) -> str:
         learned += f" {held:,} of these were held back to say when to stop."
     took = f" {record['steps']:,} optimizer steps, {record['train_tokens']:,} training tokens." if record.get("steps") else ""
     settings = ", ".join(f"`{key} = {json.dumps(value)}`" for key, value in _flat(recipe[stage]) if key not in _MEMORY_ONLY)
-    return f"**{stage}**: {_TITLES[stage]}. {learned}{took}\n\nSettings: {settings}\n"
+    return f"**{stage}**: {_TITLES[stage]}. {learned}{took}{_adapters(recipe, stage)}\n\nSettings: {settings}\n"
+
+
+def _adapters(recipe: Mapping[str, Any], stage: str) -> str:
+    """What of the weights learned, where it was not all of them."""
+    lora = recipe.get("lora")
+    if not lora or stage == "base" or stage not in (lora["stages"] or STAGES):
+        return ""
+    return f" Adapters of rank {lora['rank']} (alpha {lora['alpha']}) on {', '.join(lora['targets'])} learned, merged since."
 
 
 def _amount(funnel: Funnel, stage: str) -> str:

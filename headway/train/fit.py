@@ -3,8 +3,9 @@
     for step:  for update in objective.updates(step):  for micro in update:  loss(micro).backward();   AdamW
                row of metrics;  objective.finish_step;  now and then a resume point
 
-A resume point holds weights, optimizer, step and the objective's own state; the learning rate, batches and every draw are
-functions of (seed, step), so a run that was killed goes on with the same bytes. It does not know stages, rollouts or rewards.
+A resume point holds the weights that learn, the optimizer, the step and the objective's own state; the learning rate, batches and
+every draw are functions of (seed, step), so a run that was killed goes on with the same bytes. It does not know stages,
+rollouts or rewards.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from torch import Tensor
 from headway.config import StageConfig
 from headway.errors import CheckpointError
 from headway.machine import keep_freed_memory
+from headway.model.adapters import frozen_hash
 from headway.model.transformer import Decoder
+from headway.train.activations import policy_for
 from headway.train.budget import lowered, replayed
 from headway.train.optim import (
     Optimizer,
@@ -30,6 +33,7 @@ from headway.train.optim import (
     make_optimizer,
     optimizer_tensors,
     planned_tensors,
+    trained,
     update,
 )
 from headway.train.resume import StageFolder
@@ -95,7 +99,9 @@ def fit(model: Decoder, objective: Objective[Any], config: StageConfig, steps: i
     """
     keep_freed_memory()
     optimizer = make_optimizer(model, config.optimizer)
-    step, tokens, ended = _resume(model, optimizer, objective, folder)
+    frozen = frozen_hash(model)
+    model.recompute = policy_for(model, config)
+    step, tokens, ended = _resume(model, optimizer, objective, folder, frozen)
     if step < steps and not ended:
         folder.need_room(planned_tensors(optimizer, model))
     saved_at, pause, took = time.monotonic(), config.checkpoint_seconds, 0.0
@@ -113,7 +119,7 @@ def fit(model: Decoder, objective: Objective[Any], config: StageConfig, steps: i
         folder.log(row)
         show(step, steps, row | lowered(allowed, objective.max_tokens) | ({"save_seconds": took} if took > 1 else {}))
         if ended or step == steps or time.monotonic() - saved_at > pause:
-            took = _save(model, optimizer, objective, folder, step, tokens, ended, config.checkpoints_kept)
+            took = _save(model, optimizer, objective, folder, (step, tokens, ended), config.checkpoints_kept, frozen)
             saved_at, pause = time.monotonic(), pause_after(took, config.checkpoint_seconds)
     return Fitted(step, tokens)
 
@@ -171,21 +177,25 @@ def _save(
     optimizer: Optimizer,
     objective: Objective[Any],
     folder: StageFolder,
-    step: int,
-    tokens: int,
-    ended: bool,
+    reached: tuple[int, int, bool],
     kept: int,
+    frozen: str,
 ) -> float:
-    """Write a resume point and let go of all but the last `kept`; the seconds that it took."""
-    weights = {f"model.{name}": p.detach() for name, p in model.named_parameters()}
+    """Write the resume point of what is reached (step, tokens, ended), let go of all but the last `kept`; the seconds it took."""
+    step, tokens, ended = reached
+    weights = {f"model.{name}": p.detach() for name, p in trained(model).items()}
     moments = {f"optimizer.{name}": value for name, value in optimizer_tensors(optimizer, model).items()}
     extra = {f"objective.{name}": value for name, value in objective.kept_tensors().items()}
-    state = {"step": step, "tokens": tokens, "ended": ended, "objective": objective.state()}
+    state: dict[str, Any] = {"step": step, "tokens": tokens, "ended": ended, "objective": objective.state()}
     state["micro_batch_tokens"] = objective.max_tokens
+    if frozen:  # adapters learn beside weights that are not in here
+        state["frozen"] = frozen
     return folder.save(step, weights | moments | extra, state, kept)
 
 
-def _resume(model: Decoder, optimizer: Optimizer, objective: Objective[Any], folder: StageFolder) -> tuple[int, int, bool]:
+def _resume(
+    model: Decoder, optimizer: Optimizer, objective: Objective[Any], folder: StageFolder, frozen: str
+) -> tuple[int, int, bool]:
     """Load the newest resume point into model, optimizer and objective: (step, tokens, ended); zeros if there is none.
 
     Tensors are read one by one and go where they belong, so nothing of the point is held twice.
@@ -199,7 +209,9 @@ def _resume(model: Decoder, optimizer: Optimizer, objective: Objective[Any], fol
     for name in tensors:
         part, _, rest = name.partition(".")
         names[part].append(rest)
-    own = dict(model.named_parameters())
+    if frozen != state.get("frozen", ""):
+        raise CheckpointError(f"the resume point in {folder.path} holds adapters of other frozen weights than the model's")
+    own = trained(model)
     if own.keys() != set(names["model"]) or any(own[n].shape != tensors.shapes[f"model.{n}"] for n in own):
         raise CheckpointError(f"the resume point in {folder.path} is of another model")
     with torch.no_grad():

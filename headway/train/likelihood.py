@@ -18,15 +18,18 @@ from torch import Tensor
 from headway.model.head import token_logprobs, token_logprobs_and_entropy
 from headway.model.transformer import Decoder
 from headway.train.batching import Document, Flat, flatten, micro_batches
+from headway.train.fit import autocast
 from headway.train.losses import nll
+from headway.train.optim import trained
 
 Batches = Callable[[], Iterator[Sequence[int]]]  # a fresh endless stream of document numbers, one list a step
 
 
 def document_logprobs(model: Decoder, flat: Flat, temperature: float = 1.0) -> Tensor:
-    """log p of every learned token of the documents, float32 [N]."""
-    hidden = model(flat.ids, flat.layout)
-    return token_logprobs(hidden.index_select(0, flat.rows), model.output_weight, flat.targets, temperature)
+    """log p of every learned token of the documents, float32 [N]; on CUDA whoever asks gets the products of training."""
+    with autocast(model):
+        hidden = model(flat.ids, flat.layout)
+        return token_logprobs(hidden.index_select(0, flat.rows), model.output_weight, flat.targets, temperature)
 
 
 def document_logprobs_and_entropy(model: Decoder, flat: Flat, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -94,7 +97,7 @@ class Likelihood:
         best = self._best["loss"]
         if best is None or loss < best:
             self._best = {"loss": loss, "step": step, "waited": 0}
-            self._best_weights = {n: p.detach().clone() for n, p in self._model.named_parameters()}
+            self._best_weights = {n: p.detach().clone() for n, p in trained(self._model).items()}
         else:
             self._best["waited"] += 1
         return bool(self._patience) and self._best["waited"] >= self._patience
@@ -112,7 +115,7 @@ class Likelihood:
         if not self._best_weights:
             return {}
         with torch.no_grad():
-            for name, parameter in self._model.named_parameters():
+            for name, parameter in trained(self._model).items():
                 parameter.copy_(self._best_weights[name])
         return {"best_step": self._best["step"], "best_validation_loss": self._best["loss"]}
 

@@ -29,12 +29,17 @@ def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
 Optimizer = torch.optim.AdamW | Muon
 
 
+def trained(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that learn, by name: all of them, or the adapters' alone."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
 def make_optimizer(model: nn.Module, config: OptimizerConfig) -> Optimizer:
-    """The recipe's optimizer over all parameters, which must be float32 (asserted). Matrices decay, vectors do not.
+    """The recipe's optimizer over all parameters that learn, which must be float32 (asserted). Matrices decay, vectors do not.
 
     "adamw" is PyTorch's fused one. "muon" takes the matrices of the hidden layers; embeddings, output and norms stay with AdamW.
     """
-    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    named = list(trained(model).items())
     assert all(p.dtype == torch.float32 for _, p in named), "master weights are float32"
     vectors = {"params": [p for _, p in named if p.dim() < 2], "weight_decay": 0.0}
     matrices = [(name, p) for name, p in named if p.dim() >= 2]
@@ -77,7 +82,7 @@ def optimizer_tensors(optimizer: Optimizer, model: nn.Module) -> dict[str, Tenso
 
 def planned_tensors(optimizer: Optimizer, model: nn.Module) -> list[Tensor]:
     """Tensors as large as the weights and the optimizer's moments, which need not be there yet: for counting bytes."""
-    planned: list[Tensor] = list(model.parameters())
+    planned: list[Tensor] = list(trained(model).values())
     for group in optimizer.param_groups:
         planned += [p for p in group["params"] for _ in range(1 if group.get("use_muon") else 2)]
     return planned
@@ -86,7 +91,7 @@ def planned_tensors(optimizer: Optimizer, model: nn.Module) -> list[Tensor]:
 def load_optimizer(optimizer: Optimizer, model: nn.Module, tensors: dict[str, Tensor]) -> None:
     """Put back what `optimizer_tensors` gave."""
     is_fused = any(group.get("fused") for group in optimizer.param_groups)  # it counts its steps where the weights are
-    for name, parameter in model.named_parameters():
+    for name, parameter in trained(model).items():
         found = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.rpartition(".")[0] == name}
         if found:
             optimizer.state[parameter] = {

@@ -206,3 +206,15 @@ def test_the_example_is_what_the_run_asks(run_dir: Path) -> None:
     [body] = re.findall(r"-d '(.+)'$", text, re.MULTILINE)
     assert json.loads(body)["messages"] == [turn]
     assert json.loads(body)["temperature"] == 0.6
+
+
+def test_a_stage_that_trained_adapters_says_so(tmp_path: Path) -> None:
+    lora = {"rank": 4, "alpha": 8, "targets": ["q_proj", "v_proj"], "stages": ["sft"]}
+    with workspace(tmp_path, sources=SOURCES, base={}, midtrain={}, sft={"recompute": "mlp"}, lora=lora) as work:
+        for stage in ("base", "midtrain", "sft"):
+            save(work.run, stage)
+        text = card(tmp_path / "tiny", "sft").read_text(encoding="utf-8")
+    said = "Adapters of rank 4 (alpha 8) on q_proj, v_proj learned, merged since."
+    assert text.count(said) == 1
+    assert said in text.partition("**sft**")[2]
+    assert "recompute" not in text  # it changes no weight

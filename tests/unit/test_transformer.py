@@ -13,9 +13,10 @@ from headway.engine.sampling import sample_key
 from headway.model.attention import lay_out
 from headway.model.checkpoint import load_state, save_decoder, state_tensors
 from headway.model.config import DecoderConfig
-from headway.model.transformer import Decoder, initialise
+from headway.model.transformer import Decoder, Recompute, initialise
 from headway.types import Request
 
+RECOMPUTED: tuple[Recompute, ...] = ("gates", "mlp", "blocks")
 TINY = DecoderConfig(vocab_size=50, width=24, layers=2, heads=4, kv_heads=2, head_dim=6, mlp_width=40, qkv_bias=True)
 
 
@@ -131,11 +132,12 @@ def test_documents_packed_and_begun_together_equal_each_alone(variant: str, tmp_
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-5 * max(1.0, float(b.grad.abs().max())))
 
 
-@pytest.mark.parametrize("variant", ["gemma3_text", "phi3"])
-def test_recomputed_blocks_of_another_family_give_the_same_gradient(variant: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("variant", ["gemma3_text", "phi3", "olmo2"])
+@pytest.mark.parametrize("policy", RECOMPUTED)
+def test_recomputed_another_family_gives_the_same_gradient(variant: str, policy: Recompute, tmp_path: Path) -> None:
     _, kept = both(variant, 0, tmp_path)
     recomputed = copy.deepcopy(kept)
-    recomputed.recompute_blocks = True
+    recomputed.recompute = policy
     for model in (kept, recomputed):
         logits(model, torch.arange(50), [20, 30]).square().sum().backward()
     for a, b in zip(kept.parameters(), recomputed.parameters(), strict=True):
@@ -203,11 +205,37 @@ def test_the_future_changes_nothing() -> None:
     assert not torch.equal(before[11], after[11])
 
 
-def test_recomputed_blocks_give_the_same_gradient() -> None:
+def kept_numbers(model: Decoder) -> tuple[int, Tensor]:
+    """How many numbers the forward pass keeps for the backward pass, and the loss."""
+    kept: dict[int, int] = {}
+    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    alive: list[Tensor] = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes() // 4
+            alive.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = model(torch.arange(12), lay_out([5, 7])).square().sum()
+    return sum(kept.values()), loss
+
+
+@pytest.mark.parametrize("policy", RECOMPUTED)
+def test_recomputed_gives_the_same_loss_and_gradient_and_keeps_less(policy: Recompute) -> None:
     kept, recomputed = initialise(TINY, seed=0), initialise(TINY, seed=0)
-    recomputed.recompute_blocks = True
-    for model in (kept, recomputed):
-        model(torch.arange(12), lay_out([5, 7])).square().sum().backward()
+    recomputed.recompute = policy
+    (all_numbers, loss), (numbers, same) = kept_numbers(kept), kept_numbers(recomputed)
+    assert torch.equal(loss, same)
+    # a layer's second half keeps 3 x 24 and a scale of its norm, 2 x 40 of gate and up, 40 activated, 40 gated a token:
+    # "gates" loses the last two 40s, "mlp" all of it but the 24 that it begins with
+    if policy != "blocks":
+        assert all_numbers - numbers == 2 * 12 * {"gates": 80, "mlp": 73 + 160 - 24}[policy]
+    assert numbers < all_numbers
+    loss.backward()
+    same.backward()
     for a, b in zip(kept.parameters(), recomputed.parameters(), strict=True):
         assert a.grad is not None
         assert b.grad is not None
