@@ -15,18 +15,18 @@ import torch
 from headway.engine.cache import BLOCK, default_positions
 from headway.engine.generation import Decode, Generation, InFlight, Limits, Watch, compute_dtype
 from headway.engine.sampling import check_options
+from headway.engine.session import LEAST_PACKED, Session
 from headway.errors import EngineError
 from headway.model.products import pack, unpack
 from headway.model.transformer import Decoder
 from headway.types import Completion, Request
 
-__all__ = ["Engine", "InFlight", "Statistics"]
+__all__ = ["Engine", "InFlight", "Session", "Statistics"]
 
 Progress = Callable[[int, int, float], None]  # (samples done, samples in all, new tokens a second)
 
 _MOST_SAMPLES = 1024  # wider steps gain nothing: the products are at the machine's rate by then
 _PREFILL_TOKENS = 4096
-_LEAST_PACKED = 4  # samples at once; below, products gain nothing from packed weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,14 +85,16 @@ class Engine:
         whole = sum(
             len(r.prompt_ids) + BLOCK + len(r.keys) * (r.max_tokens + BLOCK) for r in requests
         )  # were all to run to the end
-        run = self._generation(self.slots, longest, whole, None, False)
+        run = Generation(
+            self.model, self._stop, self._limits(self.slots, longest, whole), self._version(False), None, self._decode
+        )
         for number, request in enumerate(requests):
             run.add(number, request)
         started = time.monotonic()
         reported = started
         counts = run.counts
         rows = min(self.slots or _MOST_SAMPLES, counts.samples)
-        if rows >= _LEAST_PACKED and longest > BLOCK:  # the copies cost about as much as ten steps
+        if rows >= LEAST_PACKED and longest > BLOCK:  # the copies cost about as much as ten steps
             pack(self.model.matrices, rows)
         try:
             while run.step():
@@ -115,20 +117,26 @@ class Engine:
         )
         return run.completions()
 
-    def session(self, slots: int, watch: Watch, mixes_versions: bool = False) -> Generation:
-        """A generation without requests: `add` them as they come, `step` under `torch.inference_mode`, `collect` what ended.
+    def session(self, slots: int, watch: Watch, mixes_versions: bool = False, keeps: bool = False) -> Session:
+        """A generation without requests: see `Session` for its use and for `keeps`.
 
         The caller checks that a prompt and its max_tokens fit the model's positions. Where the weights change while samples are
         in flight, `step` raises EngineError, unless the session `mixes_versions`: then they go on with the new weights over what
-        the old ones left in the cache, and name both versions.
+        the old ones left in the cache, and name both versions. Such a session cannot keep anything.
         """
+        if mixes_versions and keeps:
+            raise EngineError("a session that mixes versions keeps nothing: it would be of two policies")
         longest = self.model.config.max_positions
-        return self._generation(slots, longest, slots * (longest + 2 * BLOCK), watch, mixes_versions)
+        limits = self._limits(slots, longest, (1 + keeps) * slots * (longest + 2 * BLOCK))
+        return Session(self.model, self._stop, limits, self._version(mixes_versions), watch, self._decode, keeps)
 
-    def _generation(self, slots: int, longest: int, whole: int, watch: Watch | None, mixes: bool) -> Generation:
+    def _limits(self, slots: int, longest: int, whole: int) -> Limits:
         """`longest` and `whole`: the positions of the longest request, and of all that may be in flight."""
         positions = self._positions or default_positions(self.model.config, longest, compute_dtype(self.model))
-        limits = Limits(slots or _MOST_SAMPLES, min(positions, whole), self._prefill_tokens)
+        return Limits(slots or _MOST_SAMPLES, min(positions, whole), self._prefill_tokens)
+
+    def _version(self, mixes: bool) -> Callable[[bool], int]:
+        """What tells the policy's version, and is told whether samples are in flight."""
 
         def version(is_in_flight: bool) -> int:
             seen = _fingerprint(self.model)
@@ -138,7 +146,7 @@ class Engine:
                 self._seen, self.version = seen, self.version + 1
             return self.version
 
-        return Generation(self.model, self._stop, limits, version, watch, self._decode)
+        return version
 
     def _check(self, number: int, request: Request) -> None:
         limit = self.model.config.max_positions
