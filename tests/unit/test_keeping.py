@@ -137,9 +137,10 @@ def test_the_longest_beginning_is_found_and_the_oldest_goes_first():
     assert len(keeping) == 2
     strand, count = keeping.find(base[:50])
     assert (count, strand.length) == (49, 64)  # never the whole prompt
-    assert keeping.find(base[:33]) == (strand, 32)
+    assert keeping.find(base[:33])[1] == 32
     assert keeping.find(base[:32]) == (None, 0)
     assert keeping.find((1, *base)) == (None, 0)
+    assert keeping.find((*base[:64], 1))[1] == 64  # used last, so it goes last
     keep(base[:70])  # goes on from the first: that one is no more
     assert len(keeping) == 2
     assert keeping.find(base)[1] == 70
