@@ -8,6 +8,7 @@ was asked before (`book`).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 from headway.sample import Plan, Sampler, chunk_of
@@ -26,7 +27,7 @@ class LocalTeacher:
     def answer(self, requests: Sequence[tuple[Problem, int]], policy: str, book: Book, show: Show) -> str:
         """Sample every request; one whose prompt leaves no room for an answer is rejected."""
         own = self.settings
-        plan = Plan(SAMPLER, 0, policy, own.temperature, own.top_p, own.max_tokens)
+        plan = Plan(SAMPLER, 0, policy, own.temperature, own.top_p, own.max_tokens, **json.loads(own.extra))
         limit = self._sampler.engine.model.config.max_positions
         fitting: list[tuple[Problem, int]] = []
         for problem, index in requests:

@@ -31,7 +31,7 @@ class Settings:
 
     Example: ``Settings(model="qwen3-32b", temperature=0.6, top_p=0.95, max_tokens=32768, seed=0, instruction="Box it.")``
 
-    `seed` < 0 sends none. `extra` are more keys of a request's body, as JSON.
+    `seed` < 0 sends none. `extra` are more keys of a request's body, as JSON; of a checkpoint's sampling, top_k and min_p.
     """
 
     model: str
