@@ -35,10 +35,14 @@ class LocalTeacher:
                 fitting.append((problem, index))
             else:
                 book.add(Finished(key_of(problem.id, index), "rejected", "prompt longer than the model's positions"))
+
+        def progress(done: int, _: int, rate: float) -> None:
+            show({"tokens_per_s": rate}, done)
+
         for (first, count), problems in _runs(fitting).items():
             size = chunk_of(count)
             for start in range(0, len(problems), size):
-                for group in self._sampler.sample(problems[start : start + size], count, plan, first):
+                for group in self._sampler.sample(problems[start : start + size], count, plan, first, progress):
                     _keep(group, book)
                 show({})
         return ""

@@ -22,7 +22,14 @@ from headway.types import Funnel, Problem
 from headway.verify.judge import Verifier
 
 Tell = Callable[[str, int, int, dict[str, Any]], None]  # (stage, done, in all, numbers)
-Show = Callable[[dict[str, Any]], None]  # numbers
+
+
+class Show(Protocol):
+    """Shows numbers, and how many requests are answered beside those in the book."""
+
+    def __call__(self, numbers: dict[str, Any], answered: int = 0) -> None:
+        """Show them now."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +117,9 @@ def sample_teacher(
         requests = book.open_requests(problems, rollouts)
         total = len(problems) * rollouts
 
-        def show(numbers: dict[str, Any]) -> None:
+        def show(numbers: dict[str, Any], answered: int = 0) -> None:
             rate = book.new_tokens / max(1e-3, time.monotonic() - started)
-            tell("teacher", total - len(requests) + book.newly_final, total, {"tokens_per_s": rate, **numbers})
+            tell("teacher", total - len(requests) + book.newly_final + answered, total, {"tokens_per_s": rate, **numbers})
 
         try:
             stopped = teacher.answer(requests, policy, book, show) if requests else ""
