@@ -102,7 +102,7 @@ class Column:
     type: pa.DataType
     meaning: str
     kind: Any  # the record's own type: str, int, float, a StrEnum or tuple
-    default: int | float | None = None  # of a column that older tables lack
+    default: Any = None  # a number: of a column that older tables lack
 
     def selected(self, is_there: bool) -> str:
         """How a view names it over files that have it, or lack it."""
