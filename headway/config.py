@@ -347,6 +347,21 @@ class EvaluateConfig(Section):
     )
 
 
+class EngineConfig(Section):
+    """What the sampler may take of the machine. No sample depends on it, so it may change while a run goes on."""
+
+    cache_gb: float = Field(default=0.0, ge=0)  # of keys and values, in GB; 0: 2 GiB, or eight of the longest samples if more
+    cache_positions: int = Field(default=0, ge=0)  # the same in tokens; one of the two
+    slots: int = Field(default=0, ge=0)  # samples at once, at most; 0 = 1,024
+    prefill_tokens: int = Field(default=4096, ge=1)  # prompt tokens a step, at most
+
+    @model_validator(mode="after")
+    def _is_one(self) -> EngineConfig:
+        if self.cache_gb and self.cache_positions:
+            raise ValueError("a cache has either `cache_gb` or `cache_positions`")
+        return self
+
+
 class Recipe(Section):
     """A whole run. The order of the stages is fixed: base, midtrain, sft, dpo, rl."""
 
@@ -365,6 +380,7 @@ class Recipe(Section):
     rl: RlConfig | None = None
     lora: LoraConfig | None = None
     evaluate: EvaluateConfig = EvaluateConfig()
+    engine: EngineConfig = EngineConfig()
 
     @property
     def stages(self) -> tuple[str, ...]:

@@ -16,8 +16,9 @@ from typing import Any
 
 import torch
 
-from headway.config import STAGES, ModelConfig, Recipe, TeacherConfig
+from headway.config import STAGES, EngineConfig, ModelConfig, Recipe, TeacherConfig
 from headway.durable import CARD, MANIFEST
+from headway.engine.cache import bytes_per_position
 from headway.engine.engine import Engine
 from headway.errors import CheckpointError, ConfigError, RunError
 from headway.evaluate.benchmark import evaluate, score
@@ -25,6 +26,7 @@ from headway.evaluate.hybrid import evaluate_hybrid, program_counts
 from headway.model.adapters import need_peft
 from headway.model.checkpoint import load_decoder, read_extra, save_decoder
 from headway.model.config import DecoderConfig
+from headway.model.precision import compute_dtype
 from headway.model.tokenizer import Tokenizer
 from headway.model.transformer import Decoder, initialise
 from headway.problems.clean import OVERLAP
@@ -185,10 +187,18 @@ def _workspace(run: Run, store: Store, verifier: Verifier, tell: Tell) -> Worksp
     else:
         tokenizer = _new_tokenizer(run, store)
         model = initialise(shape_of(recipe, tokenizer.size), recipe.seed).to(device)
-    sampler = Sampler(Engine(model, tokenizer.stop_ids), tokenizer, verifier, recipe.problems.instruction, recipe.seed)
+    engine = engine_of(recipe.engine, model, tokenizer)
+    sampler = Sampler(engine, tokenizer, verifier, recipe.problems.instruction, recipe.seed)
     work = Workspace(recipe, run, store, tokenizer, model, sampler, tell)
     teach(work, verifier)
     return work
+
+
+def engine_of(config: EngineConfig, model: Decoder, tokenizer: Tokenizer) -> Engine:
+    """The sampler's engine, within what the recipe gives it of the machine."""
+    position = bytes_per_position(model.config, compute_dtype(model))
+    positions = max(1, int(config.cache_gb * 1e9) // position) if config.cache_gb else config.cache_positions
+    return Engine(model, tokenizer.stop_ids, config.slots, positions, config.prefill_tokens, tokenizer.decode)
 
 
 def _check_tokenizer(checkpoint: str, tokenizer: Tokenizer) -> None:

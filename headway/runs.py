@@ -354,8 +354,9 @@ def _show(value: Any) -> str:
 
 
 def _plain(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as JSON. Of a teacher's server only what decides its rollouts: its address, pace and caps may change."""
+    """The recipe as JSON, without what changes no result: of a teacher's server its address, pace and caps, and [engine]."""
     values = recipe.model_dump(mode="json")
+    del values["engine"]
     server = values["teacher"].pop("server")
     if server is not None:
         values["teacher"]["server"] = {key: server[key] for key in _OF_A_SERVER}

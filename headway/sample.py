@@ -122,6 +122,8 @@ class Sampler:
             logprobs=completion.logprobs,
             temperature=plan.temperature,
             top_p=plan.top_p,
+            top_k=plan.top_k,
+            min_p=plan.min_p,
         )
 
 

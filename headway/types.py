@@ -99,7 +99,8 @@ class Rollout:
     `sampler` says what asked for it: "teacher", "import", "rl", "dpo" (the policy's own pairs), "eval:STAGE" or
     "eval:STAGE:program". `step` is the optimizer step of the policy (0 outside RL), `index` the place in its group.
     `token_ids` holds the completion with its stop token; `logprobs[i]` is log p(token_ids[i] | before) in nats, of the
-    distribution sampled from (at `temperature`); both are () where we did not sample. `num_tokens` is then 0.
+    distribution sampled from (at `temperature`, cut to `top_k`, `top_p` and `min_p`). Both are () where we did not sample, and
+    `num_tokens` is then 0.
     `text` leaves the stop token out. The prompt is not stored: it is a function of the problem.
     """
 
@@ -116,6 +117,8 @@ class Rollout:
     logprobs: tuple[float, ...] = ()
     temperature: float = 1.0
     top_p: float = 1.0
+    top_k: int = 0  # 0: all
+    min_p: float = 0.0
 
     @staticmethod
     def make(problem_id: str, sampler: str, step: int, index: int, policy: str, text: str, **more: Any) -> Rollout:

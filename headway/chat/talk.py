@@ -4,6 +4,7 @@
 
     remembered   the turns of the conversation, without the thoughts of earlier answers, and without the oldest exchanges where
                  the model's positions do not hold them all
+    cached       the tokens of the last turns in the model's cache: of the next prompt only what is new is computed
     noise        a function of (seed, number of the question, try): the same questions under the same seed get the same answers
 
 It does not know what is shown of an answer (`screen`) nor the commands (`loop`).
@@ -23,7 +24,7 @@ import torch
 from headway.chat.folding import OPEN, Folding, Piece, parted
 from headway.chat.settings import Settings
 from headway.durable import write_atomic
-from headway.engine.engine import Engine, InFlight
+from headway.engine.engine import Engine, InFlight, Session
 from headway.engine.sampling import sample_key
 from headway.errors import ConfigError, DataError, EngineError
 from headway.model.tokenizer import Tokenizer
@@ -71,7 +72,12 @@ class Talk:
         self._questions: list[str] = []  # as typed
         self._left_out = 0
         self._tries: dict[int, int] = {}  # how often a question, by its number, was asked again
+        self._session: Session | None = None
+        self._hears: Callable[[list[InFlight]], None] = lambda _: None
         self.change(settings)
+
+    def _hear(self, sequences: list[InFlight]) -> None:
+        self._hears(sequences)
 
     def change(self, settings: Settings) -> None:
         """Go on with other settings; where the template refuses them, the old ones stay."""
@@ -165,12 +171,16 @@ class Talk:
             thought_tokens += was_thinking or folding.is_thinking
 
         started = time.monotonic()
-        session = self._engine.session(1, watch)
+        session, self._session = self._session or self._engine.session(1, self._hear, keeps=True), None
+        self._hears = watch
         session.add(0, request)
         while session.step():
             if is_stopped():
-                ended = "interrupted"
-                break
+                ended, self._hears = "interrupted", lambda _: None
+                session.drop(0, 0)
+        session.collect()
+        session.forget(0)
+        self._session = session  # not where something was raised: it would be in the middle of a step
         seconds = time.monotonic() - started
         new = wording.finish()
         say(new, folding.add(new) + folding.finish())

@@ -102,6 +102,10 @@ def sample(
     policy: Annotated[str, typer.Option("--policy", help="Its name in the table; default: the model's.")] = "",
     temperature: Annotated[float, typer.Option("--temperature")] = 0.6,
     top_p: Annotated[float, typer.Option("--top-p")] = 0.95,
+    top_k: Annotated[int, typer.Option("--top-k", min=0, help="The k likeliest tokens alone; 0: all.")] = 0,
+    min_p: Annotated[
+        float, typer.Option("--min-p", min=0, max=1, help="Tokens at least this likely beside the likeliest.")
+    ] = 0.0,
     max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Of one rollout.")] = 32_768,
     seed: Annotated[int, typer.Option("--seed", help="Each request gets a seed made of it; -1: none is sent.")] = 0,
     instruction: Annotated[str | None, typer.Option("--instruction", help="Follows the question; default: a recipe's.")] = None,
@@ -120,7 +124,7 @@ def sample(
 
     order = Order(
         out, rollouts, server_settings(base_url, model, max_cost, server or []), checkpoint, data, data_split, recipe, split,
-        problems, policy, temperature, top_p, max_tokens, seed, instruction, system,
+        problems, policy, temperature, top_p, max_tokens, seed, instruction, system, top_k, min_p,
     )  # fmt: skip
     sample(order, as_json)
 

@@ -23,10 +23,10 @@ import torch
 from torch import Tensor
 
 from headway.engine.cache import BLOCK, BlockCache, Strand
-from headway.engine.generation import autocast, compute_dtype
 from headway.engine.paged import Filling, decoding
 from headway.errors import EngineError
 from headway.model.head import next_logits
+from headway.model.precision import autocast, compute_dtype
 from headway.model.transformer import Decoder
 
 _MOST_PENALTY = 20  # beyond it a long completion's power is no float

@@ -4,9 +4,9 @@
              values [layers][blocks, kv_heads, BLOCK, head_dim]        so that both products of attention run along memory
     strand:  the tokens of one sequence = the blocks of its prefix, if it shares one, then its own
 
-Two pools: `own`, whose blocks have one reader each, and `shared`, for prompts that several samples begin with. Blocks in use are
-kept at the front of a pool, so that a step can read them where they lie. It does not know what a sequence is for, nor how
-attention is computed over the blocks (`paged`).
+Three pools: `own`, whose blocks have one reader each, `shared`, for prompts that several samples begin with, and `kept`, for what
+nobody reads now (`keeping`). Blocks in use are kept at the front of a pool, so that a step can read them where they lie. It does
+not know what a sequence is for, nor how attention is computed over the blocks (`paged`).
 """
 
 from __future__ import annotations
@@ -185,18 +185,18 @@ class BlockCache:
     def __init__(self, config: DecoderConfig, positions: int, dtype: torch.dtype, device: torch.device):
         self.config = config
         self.most = positions // BLOCK
-        self.own, self.shared = (Pool(config, self.most, dtype, device) for _ in range(2))
+        self.own, self.shared, self.kept = self.pools = tuple(Pool(config, self.most, dtype, device) for _ in range(3))
         self._block_bytes = BLOCK * bytes_per_position(config, dtype)
 
     @property
     def free(self) -> int:
         """Blocks that can still be taken."""
-        return self.most - self.own.used - self.shared.used
+        return self.most - sum(pool.used for pool in self.pools)
 
     @property
     def bytes(self) -> int:
         """Memory of keys and values, used or not."""
-        return (self.own.size + self.shared.size) * self._block_bytes
+        return sum(pool.size for pool in self.pools) * self._block_bytes
 
     def open(self, prefix: Strand | None = None, start: int = 0, is_shared: bool = False) -> Strand:
         """An empty strand, behind a prefix of `start` tokens if it has one. `is_shared`: it is to be a prefix itself."""
@@ -210,10 +210,11 @@ class BlockCache:
         if missing > self.free:
             return False
         if missing > 0:
-            pool, other = (self.own, self.shared) if strand.pool is self.own else (self.shared, self.own)
-            if max(pool.size, pool.used + missing) + other.size > self.most:
-                other.shrink()
-            pool.take(strand, missing, self.most - other.size)
+            pool, others = strand.pool, [pool for pool in self.pools if pool is not strand.pool]
+            if max(pool.size, pool.used + missing) + sum(other.size for other in others) > self.most:
+                for other in others:
+                    other.shrink()
+            pool.take(strand, missing, self.most - sum(other.size for other in others))
         return True
 
     def close(self, strand: Strand) -> Strand | None:
@@ -233,12 +234,16 @@ class BlockCache:
         twin = self.open(strand.prefix, strand.start, strand.pool is self.shared)
         if strand.length and not self.extend(twin, strand.length):
             raise EngineError(f"the cache has no room for a copy of {strand.length} tokens")
-        pool, twin.length = strand.pool, strand.length
-        for layers in (pool.keys, pool.values):
-            for layer in layers:
-                layer[twin.blocks] = layer[strand.blocks[: len(twin.blocks)]]
-        pool.mask[twin.blocks] = pool.mask[strand.blocks[: len(twin.blocks)]]
+        self.copy(strand, twin, strand.length)
         return twin
+
+    def copy(self, source: Strand, target: Strand, count: int) -> None:
+        """Copy the first `count` tokens of a strand into an empty one, maybe of another pool, whose room is there."""
+        self.append(target, count)
+        many = blocks_of(count)
+        both = (source.pool.keys, target.pool.keys), (source.pool.values, target.pool.values)
+        for layer_from, layer_to in (pair for one in both for pair in zip(*one, strict=True)):
+            layer_to[target.blocks[:many]] = layer_from[source.blocks[:many]]
 
     def append(self, strand: Strand, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Count `count` new tokens as stored; (block, place within it) of each, int64 [count]. Their room must be there."""

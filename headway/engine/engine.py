@@ -7,26 +7,28 @@ on the trainer's own module and weights: there is no copy to keep in step, and i
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
-from headway.engine.cache import BLOCK, default_positions
-from headway.engine.generation import Decode, Generation, InFlight, Limits, Watch, compute_dtype
+from headway.engine.cache import BLOCK, bytes_per_position, default_positions
+from headway.engine.generation import Decode, Generation, InFlight, Limits, Watch
 from headway.engine.sampling import check_options
+from headway.engine.session import LEAST_PACKED, Session
 from headway.errors import EngineError
+from headway.model.precision import compute_dtype
 from headway.model.products import pack, unpack
 from headway.model.transformer import Decoder
 from headway.types import Completion, Request
 
-__all__ = ["Engine", "InFlight", "Statistics"]
+__all__ = ["Drawn", "Engine", "InFlight", "Session", "Statistics"]
 
 Progress = Callable[[int, int, float], None]  # (samples done, samples in all, new tokens a second)
 
 _MOST_SAMPLES = 1024  # wider steps gain nothing: the products are at the machine's rate by then
 _PREFILL_TOKENS = 4096
-_LEAST_PACKED = 4  # samples at once; below, products gain nothing from packed weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,7 @@ class Statistics:
     """What a `generate` call did.
 
     `prompt_tokens` counts a shared prompt once, and a preempted sample's tokens once more. `batch` is the mean number of samples
-    of a decode step, `cache_bytes` the most memory that keys and values took.
+    of a decode step, of `slots` that there were; `cache_bytes` the most memory that keys and values took, of `cache_limit`.
     """
 
     prompt_tokens: int
@@ -46,6 +48,38 @@ class Statistics:
     batch: float = 0.0
     preemptions: int = 0
     cache_bytes: int = 0
+    slots: int = 0
+    cache_limit: int = 0
+
+    @property
+    def batch_fill(self) -> float:
+        """The mean share of the slots that a decode step had at work."""
+        return self.batch / max(1, self.slots)
+
+    @property
+    def cache_use(self) -> float:
+        """The most memory that was taken, as a share of what there may be."""
+        return self.cache_bytes / max(1, self.cache_limit)
+
+    @property
+    def prefill_rate(self) -> float:
+        """Prompt tokens a second of prefill."""
+        return self.prompt_tokens / self.prefill_seconds if self.prefill_seconds else 0.0
+
+    @property
+    def decode_rate(self) -> float:
+        """New tokens of decode steps a second of those."""
+        return self.batch * self.steps / self.decode_seconds if self.decode_seconds else 0.0
+
+
+class Drawn(NamedTuple):
+    """One new token of the sample `requests[request].keys[index]`; with its last one comes the `completion`."""
+
+    request: int
+    index: int
+    token: int
+    logprob: float
+    completion: Completion | None
 
 
 class Engine:
@@ -85,14 +119,15 @@ class Engine:
         whole = sum(
             len(r.prompt_ids) + BLOCK + len(r.keys) * (r.max_tokens + BLOCK) for r in requests
         )  # were all to run to the end
-        run = self._generation(self.slots, longest, whole, None, False)
+        limits = self._limits(self.slots, longest, whole)
+        run = Generation(self.model, self._stop, limits, self._version(False), None, self._decode)
         for number, request in enumerate(requests):
             run.add(number, request)
         started = time.monotonic()
         reported = started
         counts = run.counts
         rows = min(self.slots or _MOST_SAMPLES, counts.samples)
-        if rows >= _LEAST_PACKED and longest > BLOCK:  # the copies cost about as much as ten steps
+        if rows >= LEAST_PACKED and longest > BLOCK:  # the copies cost about as much as ten steps
             pack(self.model.matrices, rows)
         try:
             while run.step():
@@ -112,23 +147,60 @@ class Engine:
             counts.sequence_steps / max(1, counts.steps),
             counts.preemptions,
             counts.cache_bytes,
+            rows,
+            limits.positions * bytes_per_position(self.model.config, compute_dtype(self.model)),
         )
         return run.completions()
 
-    def session(self, slots: int, watch: Watch, mixes_versions: bool = False) -> Generation:
-        """A generation without requests: `add` them as they come, `step` under `torch.inference_mode`, `collect` what ended.
+    def stream(self, requests: Sequence[Request]) -> Iterator[Drawn]:
+        """Complete every request, token by token as they are drawn; whoever stops listening cancels the rest.
+
+        The tokens are those of `generate`. Raises EngineError as it does, at once.
+        """
+        for number, request in enumerate(requests):
+            self._check(number, request)
+        return self._streamed(requests)
+
+    @torch.inference_mode()
+    def _streamed(self, requests: Sequence[Request]) -> Iterator[Drawn]:
+        news: list[tuple[int, int, int, float]] = []
+
+        def watch(samples: list[InFlight]) -> None:
+            news.extend((s.request, s.index, s.tokens[-1], s.logprobs[-1]) for s in samples)
+
+        slots = min(self.slots or _MOST_SAMPLES, max(1, sum(len(request.keys) for request in requests)))
+        with self.session(slots, watch) as session:
+            for number, request in enumerate(requests):
+                session.add(number, request)
+            goes_on = bool(requests)
+            while goes_on:
+                goes_on = session.step()
+                ended = {(number, index): completion for number, index, completion in session.collect()}
+                drawn, news[:] = list(news), []
+                for place, (number, index, token, logprob) in enumerate(drawn):
+                    is_last = all(other[:2] != (number, index) for other in drawn[place + 1 :]) if ended else False
+                    yield Drawn(number, index, token, logprob, ended.get((number, index)) if is_last else None)
+
+    def session(self, slots: int, watch: Watch, mixes_versions: bool = False, keeps: bool = False) -> Session:
+        """A generation without requests: see `Session` for its use and for `keeps`.
 
         The caller checks that a prompt and its max_tokens fit the model's positions. Where the weights change while samples are
         in flight, `step` raises EngineError, unless the session `mixes_versions`: then they go on with the new weights over what
-        the old ones left in the cache, and name both versions.
+        the old ones left in the cache, and name both versions. Such a session cannot keep anything.
         """
+        if mixes_versions and keeps:
+            raise EngineError("a session that mixes versions keeps nothing: it would be of two policies")
         longest = self.model.config.max_positions
-        return self._generation(slots, longest, slots * (longest + 2 * BLOCK), watch, mixes_versions)
+        limits = self._limits(slots, longest, (1 + keeps) * slots * (longest + 2 * BLOCK))
+        return Session(self.model, self._stop, limits, self._version(mixes_versions), watch, self._decode, keeps)
 
-    def _generation(self, slots: int, longest: int, whole: int, watch: Watch | None, mixes: bool) -> Generation:
+    def _limits(self, slots: int, longest: int, whole: int) -> Limits:
         """`longest` and `whole`: the positions of the longest request, and of all that may be in flight."""
         positions = self._positions or default_positions(self.model.config, longest, compute_dtype(self.model))
-        limits = Limits(slots or _MOST_SAMPLES, min(positions, whole), self._prefill_tokens)
+        return Limits(slots or _MOST_SAMPLES, min(positions, whole), self._prefill_tokens)
+
+    def _version(self, mixes: bool) -> Callable[[bool], int]:
+        """What tells the policy's version, and is told whether samples are in flight."""
 
         def version(is_in_flight: bool) -> int:
             seen = _fingerprint(self.model)
@@ -138,7 +210,7 @@ class Engine:
                 self._seen, self.version = seen, self.version + 1
             return self.version
 
-        return Generation(self.model, self._stop, limits, version, watch, self._decode)
+        return version
 
     def _check(self, number: int, request: Request) -> None:
         limit = self.model.config.max_positions

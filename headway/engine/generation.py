@@ -24,6 +24,7 @@ from headway.engine.paged import Filling, decoding
 from headway.engine.sampling import Options, draw, uniforms
 from headway.errors import EngineError
 from headway.model.head import next_logits
+from headway.model.precision import autocast, compute_dtype
 from headway.model.transformer import Decoder
 from headway.types import Completion, Request, StopReason
 
@@ -47,6 +48,7 @@ class InFlight:
 
 Watch = Callable[[list[InFlight]], None]
 Decode = Callable[[Sequence[int]], str]
+Source = tuple[Strand | None, int]  # a strand, and how many of its first tokens another one begins with
 
 
 @dataclass(slots=True, eq=False)
@@ -76,6 +78,7 @@ class Counts:
     samples: int = 0
     finished: int = 0
     prompt_tokens: int = 0  # through the model: of prompts, and of preempted samples once more
+    reused_tokens: int = 0  # of prompts, taken from what other samples left (`keeping`)
     new_tokens: int = 0
     steps: int = 0
     preemptions: int = 0
@@ -118,9 +121,7 @@ class Generation:
         self._prompts: dict[int, _Prompt] = {}
         self._waiting: deque[InFlight] = deque()
         self._fills: list[_Fill] = []
-        self._ready: list[
-            tuple[InFlight, Tensor]
-        ] = []  # whose strand is whole, and the last hidden state [1, width] of its prompt
+        self._ready: list[tuple[InFlight, Tensor]] = []  # whose strand is whole, and its prompt's last hidden state [1, width]
         self._active: list[InFlight] = []  # by slot
         self._options: Options | None = None  # of the active samples, as long as they stay the same
         self._order: dict[InFlight, int] = {}  # of admission, of all that are at work
@@ -197,17 +198,19 @@ class Generation:
             prompt = self._prompts.get(sample.request)
             is_shared = len(sample.asked.keys) > 1
             needed = blocks_of(len(behind) + 1) + blocks_of(len(ids)) * (prompt is None)
-            if self._order and needed + len(self._order) // 2 > self._cache.free:
+            if not self._has_free(needed + len(self._order) // 2) and self._order:
+                return
+            if (source := (None, 0) if prompt is not None else self._source(ids + behind * (not is_shared))) is None:
                 return
             self._waiting.popleft()
             self._admitted += 1
             self._order[sample] = self._admitted
             if not is_shared:
                 sample.strand = self._cache.open()
-                self._begin(sample.request, sample.strand, ids + behind, sample)
+                self._begin(sample.request, sample.strand, ids + behind, sample, source=source)
                 continue
             if prompt is None:
-                fill = self._begin(sample.request, self._cache.open(is_shared=True), ids)
+                fill = self._begin(sample.request, self._cache.open(is_shared=True), ids, source=source)
                 prompt = self._prompts[sample.request] = _Prompt(fill.strand, fill)
             sample.strand = self._cache.open(prompt.strand, len(ids))
             if behind:
@@ -217,11 +220,25 @@ class Generation:
             else:
                 self._ready.append((sample, prompt.hidden))
 
-    def _begin(self, request: int, strand: Strand, ids: tuple[int, ...], *samples: InFlight) -> _Fill:
-        """Queue tokens for a strand, whose blocks are taken at once."""
-        fill = _Fill(request, strand, ids, list(samples))
+    def _has_free(self, blocks: int) -> bool:
+        """Whether so many blocks are free."""
+        return self._cache.free >= blocks
+
+    def _source(self, ids: tuple[int, ...]) -> Source | None:
+        """A strand that begins as `ids` do, and how many tokens of it are to be copied; None: one is worth waiting for."""
+        return None, 0
+
+    def _keep(self, sample: InFlight) -> None:
+        """Look at a sample that has ended, before its strand is given back."""
+
+    def _begin(self, request: int, strand: Strand, ids: tuple[int, ...], *samples: InFlight, source: Source = (None, 0)) -> _Fill:
+        """Queue tokens for a strand, whose blocks are taken at once; the first are copied where there is a source."""
+        fill = _Fill(request, strand, ids, list(samples), source[1])
         is_there = self._cache.extend(strand, len(ids))
         assert is_there, "admission has counted the blocks"
+        if source[0] is not None:
+            self._cache.copy(source[0], strand, source[1])
+            self.counts.reused_tokens += source[1]
         self._fills.append(fill)
         return fill
 
@@ -268,7 +285,7 @@ class Generation:
             return
         full = [s for s in self._active if s.strand is not None and not s.strand.room]
         for sample in sorted(full, key=self._order.__getitem__):
-            while sample.strand is not None and not self._cache.extend(sample.strand, 1):
+            while sample.strand is not None and not (self._has_free(1) and self._cache.extend(sample.strand, 1)):
                 self._preempt(max(self._order, key=self._order.__getitem__))
         self._steps_of_room = min((s.strand.room for s in self._active if s.strand is not None), default=0)
 
@@ -338,7 +355,7 @@ class Generation:
             return
         for slot, reason in ended:
             self._finish(self._active[slot], reason)
-        self._leave([slot for slot, _ in ended])
+        self._leave([slot for slot, _ in ended], has_ended=True)
         self.counts.cache_bytes = max(self.counts.cache_bytes, self._cache.bytes)
         self._cache.own.compact()
         self._cache.shared.compact()
@@ -354,7 +371,7 @@ class Generation:
             tuple(sample.versions),
         )
 
-    def _leave(self, slots: list[int]) -> None:
+    def _leave(self, slots: list[int], has_ended: bool = False) -> None:
         """Take samples out of the batch; the last ones move into their places, so that it stays dense."""
         self._options = None
         for slot in sorted(slots, reverse=True):
@@ -363,6 +380,8 @@ class Generation:
                 self._active[slot] = last
                 assert last.strand is not None, "an active sample has a strand"
                 last.strand.enter(slot)
+            if has_ended:
+                self._keep(sample)
             self._close(sample)
 
     def _close(self, sample: InFlight) -> None:
@@ -375,14 +394,3 @@ class Generation:
             prompt = self._prompts.pop(sample.request)
             if prompt.fill in self._fills:
                 self._fills.remove(prompt.fill)
-
-
-def compute_dtype(model: Decoder) -> torch.dtype:
-    """What keys and values are kept in."""
-    return torch.bfloat16 if model.device.type == "cuda" else torch.float32
-
-
-def autocast(model: Decoder) -> torch.autocast:
-    """bfloat16 products on CUDA, as in training; float32 elsewhere."""
-    cuda = model.device.type == "cuda"
-    return torch.autocast("cuda" if cuda else "cpu", dtype=torch.bfloat16, enabled=cuda)

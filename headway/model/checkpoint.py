@@ -5,16 +5,14 @@
     lm_head                  =  output, absent where it is the embedding (tied)
 
 The Hugging Face tensors are views into the fused ones, so one table serves loading, saving, resuming and hashing. Only
-safetensors are read (`weights`), never pickle; GGUF goes through transformers. It does not know what the weights compute
+safetensors are read (`weights`), never pickle, or a GGUF file (`gguf_file`). It does not know what the weights compute
 (`transformer`) nor when they are saved.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,9 +23,9 @@ from torch import Tensor, nn
 from headway.errors import CheckpointError
 from headway.model.config import DecoderConfig
 from headway.model.families import from_hf, to_hf
-from headway.model.folder import first_line, read_object, resolve, write_object
+from headway.model.folder import read_object, resolve, write_object
 from headway.model.settings import Settings
-from headway.model.tokenizer import Tokenizer, require_gguf
+from headway.model.tokenizer import Tokenizer
 from headway.model.transformer import Block, Decoder
 from headway.model.weights import WEIGHTS, Header, read_headers, read_tensors, text_part, weight_files
 
@@ -234,39 +232,12 @@ def _is_idle(name: str) -> bool:
 
 
 def _load_gguf(folder: Path, gguf_file: str, device: torch.device | str, dtype: torch.dtype, max_positions: int) -> Decoder:
-    """The decoder of a GGUF file, dequantised by transformers."""
-    require_gguf(folder, gguf_file)
-    from transformers import AutoModelForCausalLM, GgufConfig
+    """The decoder of a GGUF file, dequantised tensor by tensor."""
+    from headway.model.gguf_file import GgufFile
 
-    try:
-        with _quiet():
-            theirs = AutoModelForCausalLM.from_pretrained(
-                str(folder),
-                gguf_file=gguf_file,
-                dtype=torch.float32,
-                trust_remote_code=False,
-                quantization_config=GgufConfig(dequantize=True),
-                local_files_only=True,
-            )
-    except Exception as error:  # the readers of GGUF raise whatever they meet
-        raise CheckpointError(f"{folder / gguf_file}: cannot be read as GGUF: {first_line(error)}") from None
-    values = {k: v for k, v in theirs.config.to_dict().items() if not k.startswith("_") and k != "quantization_config"}
-    model = _skeleton(_read_config(values, folder / gguf_file, max_positions), dtype)
+    file = GgufFile(folder, gguf_file)
+    model = _skeleton(_read_config(file.values, folder / gguf_file, max_positions), dtype)
+    _check(model, file.headers, file.path)
     _allocate(model, device)
-    load_state(model, theirs.state_dict(), str(folder / gguf_file))
+    _fill(model, file.tensors())
     return model
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress bars of transformers inside. Its GGUF reader draws one that no setting turns off: it goes to nowhere."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        with redirect_stderr(io.StringIO()):
-            yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()

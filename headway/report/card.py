@@ -178,11 +178,12 @@ def _results(rows: list[StageRow], stage: str, how: Mapping[str, Any]) -> str:
         cells.append("-" if row.mean_tokens is None else f"{row.mean_tokens:.1f}")
         lines.append(f"| {' | '.join(cells)} |")
     last = rows[-1]
+    cuts = "".join(f", {key.replace('_', '-')} {how[key]:g}" for key in ("top_k", "min_p") if how.get(key))
     told = (
         f"Accuracy is the mean over {last.num_problems:,} held-out problems of the share of {last.samples_per_problem:g} samples "
-        f"that the verifier accepts (temperature {how['temperature']:g}, top-p {how['top_p']:g}, at most {how['max_tokens']:,} "
-        "tokens); the interval takes problems as the sampling unit. Change and test are against the row before, paired by "
-        "problem; better or worse is only said below p = 0.05.\n"
+        f"that the verifier accepts (temperature {how['temperature']:g}, top-p {how['top_p']:g}{cuts}, at most "
+        f"{how['max_tokens']:,} tokens); the interval takes problems as the sampling unit. Change and test are against the row "
+        "before, paired by problem; better or worse is only said below p = 0.05.\n"
     )
     families = ", ".join(f"{clean(name)} {percent(share)}" for name, share in last.families.items())
     by_family = f"\nBy family after {last.stage}: {families}.\n" if len(last.families) > 1 else ""

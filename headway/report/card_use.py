@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 _QUESTION = "What is 7 + 5?"
+_CUTS = ("top_k", "min_p")  # told where they cut; runs of before have none
 
 
 def how_to_use(folder: Path, recipe: Mapping[str, Any]) -> str:
@@ -22,6 +23,7 @@ def how_to_use(folder: Path, recipe: Mapping[str, Any]) -> str:
         told += " Questions were followed by the instruction that stands in the example; without it the numbers do not hold."
     name = "THIS_FOLDER"
     flags = f"--temperature {how['temperature']:g} --top-p {how['top_p']:g} --max-tokens {how['max_tokens']}"
+    flags += "".join(f" --{key.replace('_', '-')} {how[key]:g}" for key in _CUTS if how.get(key))
     body = {"model": name, "messages": [{"role": "user", "content": asked}], **_wire(how)}
     return "\n".join(
         [
@@ -44,7 +46,8 @@ def how_to_use(folder: Path, recipe: Mapping[str, Any]) -> str:
 
 
 def _transformers(name: str, asked: str, how: Mapping[str, Any], has_template: bool) -> list[str]:
-    sampled = f"do_sample=True, temperature={how['temperature']:g}, top_p={how['top_p']:g}, top_k=0"
+    sampled = f"do_sample=True, temperature={how['temperature']:g}, top_p={how['top_p']:g}, top_k={how.get('top_k', 0)}"
+    sampled += f", min_p={how['min_p']:g}" if how.get("min_p") else ""
     sampling = sampled if how["temperature"] else "do_sample=False"
     if has_template:
         inputs = [
@@ -67,7 +70,7 @@ def _transformers(name: str, asked: str, how: Mapping[str, Any], has_template: b
 
 
 def _wire(how: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: how[key] for key in ("temperature", "top_p", "max_tokens")}
+    return {key: how[key] for key in ("temperature", "top_p", "max_tokens")} | {key: how[key] for key in _CUTS if how.get(key)}
 
 
 def _has_template(folder: Path) -> bool:

@@ -21,7 +21,7 @@ from rich.text import Text
 from headway.errors import DataError, RunError
 from headway.evaluate.metrics import Estimate, Paired, pooled_paired_test
 from headway.report.markup import clean, p_value, percent, points
-from headway.report.readings import problem_rates
+from headway.report.readings import problem_rates, sampling_of
 from headway.report.tables import ALPHA, read_run
 
 Runs = str | Path | Sequence[str | Path]
@@ -48,6 +48,7 @@ class Comparison:
     left_out: int
     seeds: tuple[float, ...]
     smallest_visible: float
+    warning: str = ""
 
     @property
     def record(self) -> dict[str, float]:
@@ -100,6 +101,7 @@ def compare(run_a: Runs, run_b: Runs, stage_a: str = "", stage_b: str = "") -> C
         left_out=found.left_out,
         seeds=tuple(_mean([a[p] - b[p] for p in a]) for a, b in shared),
         smallest_visible=found.smallest_visible,
+        warning=_warning([(a, stage_a) for a in runs_a] + [(b, stage_b) for b in runs_b]),
     )
 
 
@@ -146,6 +148,8 @@ def render_comparison(comparison: Comparison, console: Console) -> None:
         notes.append(f"{comparison.left_out} rates without a partner left out")
     notes.append(f"smallest difference this test sees in 4 of 5 cases: {points(comparison.smallest_visible).lstrip('+')} points")
     console.print(Text("; ".join(notes)))
+    if comparison.warning:
+        console.print(Text(clean(comparison.warning), style="yellow"), soft_wrap=True)
 
 
 def render_pooled(run_dirs: Sequence[str | Path], console: Console) -> None:
@@ -170,6 +174,8 @@ def render_pooled(run_dirs: Sequence[str | Path], console: Console) -> None:
         f"{rows[0].estimate.num_problems} problems over {len(run_dirs)} runs; problems are the sampling unit. "
         f"p: paired test against the stage before, pooled over the runs."
     )
+    if warning := _warning([(run, "") for run in run_dirs]):
+        console.print(Text(clean(warning), style="yellow"), soft_wrap=True)
 
 
 def _listed(runs: Runs) -> list[str | Path]:
@@ -180,12 +186,27 @@ def _listed(runs: Runs) -> list[str | Path]:
 
 
 def _rates(run: str | Path, stage: str) -> dict[str, float]:
+    return problem_rates(run, _stage(run, stage))
+
+
+def _stage(run: str | Path, stage: str) -> str:
+    """The named stage, or the last that was evaluated."""
     names = [row.stage for row in read_run(run).stages]
     if not names:
         raise RunError(f"{run} has no evaluated stage")
     if stage and stage not in names:
         raise RunError(f"{run} has no evaluated stage {stage!r}; it has {', '.join(names)}")
-    return problem_rates(run, stage or names[-1])
+    return stage or names[-1]
+
+
+def _warning(evaluated: Sequence[tuple[str | Path, str]]) -> str:
+    """One line where the (run, stage)s were not all sampled alike."""
+    settings = [(run, sampling_of(run, _stage(run, stage))) for run, stage in evaluated]
+    first, own = settings[0]
+    other = next(((run, theirs) for run, theirs in settings if theirs != own), None)
+    if other is None:
+        return ""
+    return f"sampled differently: {_name([first])} at {own}; {_name([other[0]])} at {other[1]}"
 
 
 def _name(runs: Sequence[str | Path]) -> str:

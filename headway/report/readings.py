@@ -97,6 +97,14 @@ def problem_rates(run_dir: str | Path, stage: str) -> dict[str, float]:
     return found
 
 
+def sampling_of(run_dir: str | Path, stage: str) -> str:
+    """How the stage's evaluation was sampled, as in "temperature 0.6, top-p 0.95, top-k 0, min-p 0"; several by "or"."""
+    query = "SELECT DISTINCT temperature, top_p, top_k, min_p FROM rollouts WHERE sampler IN (?, ?) ORDER BY ALL"
+    name = f"eval:{stage}"
+    rows = open_store(run_dir).sql(query, [name, f"{name}:program"]).to_pylist()
+    return " or ".join(", ".join(f"{key.replace('_', '-')} {value:g}" for key, value in row.items()) for row in rows)
+
+
 def readings(run_dir: str | Path, stages: Sequence[str], per_stage: int = 4) -> list[Reading]:
     """About `per_stage` evaluation rollouts a stage, of the same few problems across stages.
 

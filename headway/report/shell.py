@@ -41,6 +41,8 @@ def compare_runs(a: Sequence[Path], b: Sequence[Path], as_json: bool) -> None:
     found = compare(list(a), list(b))
     if as_json:
         print(json.dumps(found.record))
+        if found.warning:
+            Console(stderr=True).print(Text(clean(found.warning)), soft_wrap=True)
     else:
         render_comparison(found, Console())
 

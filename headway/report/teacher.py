@@ -53,6 +53,13 @@ class Order:
     seed: int
     instruction: str | None
     system: str
+    top_k: int = 0
+    min_p: float = 0.0
+
+    @property
+    def cuts(self) -> dict[str, float]:
+        """top_k and min_p, where they cut: what a request's body, or a policy's settings, say beside the usual."""
+        return {key: value for key, value in (("top_k", self.top_k), ("min_p", self.min_p)) if value}
 
 
 def sample(order: Order, as_json: bool) -> None:
@@ -102,7 +109,9 @@ def _tell(found: Sampled, out: Path, say: Any, as_json: bool) -> None:
 def _teacher(order: Order, instruction: str, verifier: Verifier, say: Any) -> Teacher:
     if order.server:
         sampling = {"temperature": order.temperature, "top_p": order.top_p, "max_tokens": order.max_tokens}
-        return ServerTeacher(endpoint_config({**sampling, **order.server}), order.seed, instruction, order.system, say)
+        config = endpoint_config({**sampling, **order.server})
+        config = config.model_copy(update={"extra": order.cuts | config.extra})
+        return ServerTeacher(config, order.seed, instruction, order.system, say)
     if order.system:
         raise ConfigError("--system is for servers: a checkpoint is asked as the student will be")
     if order.seed < 0:
@@ -111,7 +120,9 @@ def _teacher(order: Order, instruction: str, verifier: Verifier, say: Any) -> Te
 
     if order.temperature < 0 or not 0 < order.top_p <= 1:
         raise ConfigError("--temperature is 0 or more, and --top-p above 0 and at most 1")
-    settings = Settings(order.checkpoint, order.temperature, order.top_p, order.max_tokens, order.seed, instruction)
+    extra = json.dumps(order.cuts, sort_keys=True)
+    own = order.temperature, order.top_p, order.max_tokens, order.seed
+    settings = Settings(order.checkpoint, *own, instruction, extra=extra)
     return load_teacher(order.checkpoint, settings, verifier)
 
 

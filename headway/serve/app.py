@@ -77,7 +77,10 @@ class Service:
                 raise Refusal("the API key is missing or wrong", status=401, code="invalid_api_key")
 
     async def _health(self, _: Request) -> Response:
-        return JSONResponse({"status": "ok", "model": self.name, "at_work": self.batcher.at_work})
+        own = self.batcher.counts
+        told = {"prompt_tokens": own.prompt_tokens, "reused_tokens": own.reused_tokens, "new_tokens": own.new_tokens}
+        told |= {"mean_batch": round(own.sequence_steps / max(1, own.steps), 2), "cache_bytes": own.cache_bytes}
+        return JSONResponse({"status": "ok", "model": self.name, "at_work": self.batcher.at_work, **told})
 
     async def _models(self, _: Request) -> Response:
         return JSONResponse({"object": "list", "data": [self._card()]})
@@ -120,9 +123,10 @@ class Service:
             wanted.top_k,
             wanted.min_p,
             wanted.repetition_penalty,
+            stop_strings=wanted.stops,
         )
         try:
-            job = self.batcher.submit(asked, wants_tokens=wanted.stream or bool(wanted.stops))
+            job = self.batcher.submit(asked, wants_tokens=wanted.stream)
         except Busy:
             raise Refusal("too many requests are waiting", status=429, code="queue_full") from None
         answer = Answering(job, wanted, self.tokenizer.decode, self.batcher, self.tokenizer.stop_ids)
@@ -148,7 +152,7 @@ class Answering:
     """The samples of one job as their tokens come: text, log-probs and ends. `ends` are the stop tokens, which are no text."""
 
     def __init__(self, job: Job, wanted: Wanted, decode: Callable[..., str], batcher: Batcher, ends: Collection[int]):
-        self._job, self._batcher, self._decode, self._ends = job, batcher, decode, ends
+        self._job, self._batcher, self._decode, self._ends, self._stops = job, batcher, decode, ends, wanted.stops
         self.samples = [Sample(index) for index in range(wanted.n)]
         self._wordings = [Wording(decode, wanted.stops) for _ in range(wanted.n)]
 
@@ -181,9 +185,6 @@ class Answering:
         wording = self._wordings[sample.index]
         text = "" if drawn.token in self._ends else wording.add(drawn.token)  # not every stop token is a special one
         sample.text += text
-        if wording.is_stopped:
-            sample.finish = "stop"
-            self._batcher.drop(self._job, [sample.index])
         return text
 
     def _end(self, sample: Sample, ended: Ended) -> str:
@@ -191,11 +192,12 @@ class Answering:
         completion = ended.completion
         if not self._job.wants_tokens:
             sample.tokens, sample.logprobs = list(completion.token_ids), list(completion.logprobs)
-            text = self._decode([token for token in completion.token_ids if token not in self._ends])
+            whole = self._decode([token for token in completion.token_ids if token not in self._ends])
+            text = whole[: min((at for stop in self._stops if (at := whole.find(stop)) >= 0), default=len(whole))]
         else:
             text = self._wordings[sample.index].finish()
         sample.text += text
-        sample.finish = "stop" if self._wordings[sample.index].is_stopped else FINISH[completion.stop_reason]
+        sample.finish = FINISH[completion.stop_reason]
         return text
 
 

@@ -2,7 +2,8 @@
 
     submit --queue--> [engine thread: add, step, step, ...] --tokens, completions--> each job's own queue in its event loop
 
-A sample's noise is its key's, so who else is in the batch changes no token. It does not know text, HTTP or JSON.
+A sample's noise is its key's, so who else is in the batch changes no token. Prompts that begin alike are computed once
+(`engine.session`). It does not know text, HTTP or JSON.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from dataclasses import dataclass, field
 
 import torch
 
-from headway.engine.engine import Engine, InFlight
+from headway.engine.engine import Engine, InFlight, Session
+from headway.engine.generation import Counts
 from headway.types import Completion, Request
 
 
@@ -71,6 +73,7 @@ class Batcher:
         self._dropped: list[tuple[Job, int]] = []
         self._news: dict[int, list[Event]] = {}
         self._next = 0
+        self.counts = Counts()  # of the session at work
         self._is_closing = False
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
@@ -107,7 +110,7 @@ class Batcher:
 
     @torch.inference_mode()
     def _work(self) -> None:
-        session = self._engine.session(self._slots, self._watch)
+        session = self._begin()
         while True:
             with self._changed:
                 while not (self._jobs or self._coming or self._is_closing):
@@ -119,6 +122,7 @@ class Batcher:
                     self._next, job.number = self._next + 1, self._next
                     self._jobs[job.number] = job
             if is_closing:
+                session.close()
                 self._break_all("the server is shutting down")
                 return
             try:
@@ -134,7 +138,13 @@ class Batcher:
                     session.forget(number)
             except Exception as error:  # out of memory, say: those at work are told, the next ones get a new session
                 self._break_all(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
-                session = self._engine.session(self._slots, self._watch)
+                session.close()
+                session = self._begin()
+
+    def _begin(self) -> Session:
+        session = self._engine.session(self._slots, self._watch, keeps=True)
+        self.counts = session.counts
+        return session
 
     def _watch(self, sequences: list[InFlight]) -> None:
         for sequence in sequences:

@@ -20,4 +20,4 @@ def load_engine(checkpoint: str) -> tuple[Tokenizer, Engine]:
     tokenizer = Tokenizer.load(checkpoint)
     model = load_decoder(checkpoint, device="cuda" if torch.cuda.is_available() else "cpu")
     tokenizer.check_fits(model.config.vocab_size)
-    return tokenizer, Engine(model, tokenizer.stop_ids)
+    return tokenizer, Engine(model, tokenizer.stop_ids, decode=tokenizer.decode)

@@ -16,17 +16,26 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
 
-from headway.store.schema import TABLES
+from headway.store.schema import TABLES, Table
 
 _MEMORY = "5GB"  # what one query may hold; it spills to disk beyond
 _CONNECTIONS = itertools.count()
 
 
-def connect(folder: Path, files: Mapping[str, Sequence[str]], ordered: bool) -> duckdb.DuckDBPyConnection:
+@dataclass(frozen=True, slots=True)
+class File:
+    """A Parquet file of a table, and which of the table's columns it lacks: it was written before they were thought of."""
+
+    path: str
+    lacks: frozenset[str]
+
+
+def connect(folder: Path, files: Mapping[str, Sequence[File]], ordered: bool) -> duckdb.DuckDBPyConnection:
     """A connection over the `files` of each table. Without `ordered`, rows come in any order where a query asks for none.
 
     Raises what DuckDB raises.
@@ -42,17 +51,25 @@ def connect(folder: Path, files: Mapping[str, Sequence[str]], ordered: bool) -> 
         con.execute("SET autoinstall_known_extensions = false")
         for name, table in TABLES.items():
             if files[name]:
-                columns = ", ".join(f'"{column.name}"' for column in table.columns)
-                con.execute(f"CREATE VIEW {name} AS SELECT {columns} FROM read_parquet({_literals(files[name])})")
+                con.execute(f"CREATE VIEW {name} AS {_union(table, files[name])}")
             else:
                 con.register(name, table.schema.empty_table())
-        con.execute(f"SET allowed_paths = {_literals([file for name in TABLES for file in files[name]])}")
+        con.execute(f"SET allowed_paths = {_literals([file.path for name in TABLES for file in files[name]])}")
         con.execute("SET enable_external_access = false")
         con.execute("SET lock_configuration = true")
     except BaseException:
         con.close()
         raise
     return con
+
+
+def _union(table: Table, files: Sequence[File]) -> str:
+    """The rows of all files, which may be of different ages, in their order."""
+    parts: list[str] = []
+    for lacks, group in itertools.groupby(files, lambda file: file.lacks):
+        columns = ", ".join(column.selected(column.name not in lacks) for column in table.columns)
+        parts.append(f"SELECT {columns} FROM read_parquet({_literals([file.path for file in group])})")
+    return " UNION ALL ".join(parts)
 
 
 def _spill(folder: Path) -> Path:

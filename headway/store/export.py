@@ -51,7 +51,19 @@ _PLAIN = {
     "prompts": ("prompt", "solution"),
 }
 _PROBLEM = ("problem_id", "source", "family", "split", "difficulty")
-_ROLLOUT = ("rollout_id", "sampler", "policy", "step", "index", "stop_reason", "num_tokens", "temperature", "top_p")
+_ROLLOUT = (
+    "rollout_id",
+    "sampler",
+    "policy",
+    "step",
+    "index",
+    "stop_reason",
+    "num_tokens",
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+)
 _VERDICT = ("verifier", "outcome", "reason", "extracted")
 _ASKED = ("question", "reference")
 _MORE = {
@@ -68,7 +80,8 @@ _TYPES = {
     "difficulty": pa.float64(),
     "temperature": pa.float64(),
     "top_p": pa.float64(),
-    **dict.fromkeys(("step", "index", "num_tokens"), pa.int64()),
+    "min_p": pa.float64(),
+    **dict.fromkeys(("step", "index", "num_tokens", "top_k"), pa.int64()),
 }
 
 
@@ -232,7 +245,7 @@ def _with_missing(con: duckdb.DuckDBPyConnection, dropped: Counter[str], ids: Se
 _COMMON = """p.id AS problem_id, p.question, p.reference, p.source, p.family, p.split, p.difficulty"""
 _OF_ROLLOUTS = f"""
 SELECT {_COMMON}, r.id AS rollout_id, r.text AS completion, r.sampler, r.policy, r.step, r."index", r.stop_reason, r.num_tokens,
-       r.temperature, r.top_p, $verifier AS verifier, coalesce(c.said.outcome, '') AS outcome,
+       r.temperature, r.top_p, r.top_k, r.min_p, $verifier AS verifier, coalesce(c.said.outcome, '') AS outcome,
        coalesce(c.said.reason, '') AS reason, coalesce(c.said.extracted, '') AS extracted,
        coalesce(c.said.outcome = 'correct', false) AS label
 FROM chosen c JOIN rollouts r ON r.place = c.place JOIN problems p ON p.id = r.problem_id

@@ -29,6 +29,7 @@ from headway.types import Label, Problem, Rollout, Verdict
 
 PLACE = "place"
 HEAVY = ("token_ids", "logprobs")  # read only when asked for
+_LATER_COLUMNS = {"rollouts": ("top_k", "min_p")}  # tables of before lack them: there they hold the record's default
 
 _MEANING: dict[str, dict[str, str]] = {
     "problems": {
@@ -57,7 +58,9 @@ _MEANING: dict[str, dict[str, str]] = {
         "token_ids": "the sampled tokens; empty where it was not sampled here",
         "logprobs": "log-probability of each token under the distribution sampled from, nats (float32)",
         "temperature": "of sampling",
-        "top_p": "of sampling",
+        "top_p": "of sampling; 1: not cut",
+        "top_k": "of sampling; 0: not cut",
+        "min_p": "of sampling; 0: not cut",
         "characters": "length of the text",
         "text_key": "64 bits of the text's BLAKE2b: equal texts have equal keys",
         "repetition": "share of the text's non-empty lines that stand there before, in [0, 1]",
@@ -99,6 +102,14 @@ class Column:
     type: pa.DataType
     meaning: str
     kind: Any  # the record's own type: str, int, float, a StrEnum or tuple
+    default: Any = None  # a number: of a column that older tables lack
+
+    def selected(self, is_there: bool) -> str:
+        """How a view names it over files that have it, or lack it."""
+        if self.default is None:
+            return f'"{self.name}"'
+        value = f"{self.default}::{'DOUBLE' if self.type == pa.float64() else 'BIGINT'}"
+        return f'coalesce("{self.name}", {value}) AS "{self.name}"' if is_there else f'{value} AS "{self.name}"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +123,8 @@ class Table:
 
     @property
     def schema(self) -> pa.Schema:
-        """The Arrow schema; no column may be null."""
-        return pa.schema([pa.field(column.name, column.type, nullable=False) for column in self.columns])
+        """The Arrow schema; no column is null but where a row is of a table that lacked it."""
+        return pa.schema([pa.field(column.name, column.type, nullable=column.default is not None) for column in self.columns])
 
     @property
     def fields(self) -> tuple[Column, ...]:
@@ -210,7 +221,8 @@ def _table(name: str, record: type) -> Table:
     columns = [Column(PLACE, pa.int64(), meaning[PLACE], int)]
     for field in fields(record):
         stored, own = _arrow_type(hints[field.name])
-        columns.append(Column(field.name, stored, meaning[field.name], own))
+        default = field.default if field.name in _LATER_COLUMNS.get(name, ()) else None
+        columns.append(Column(field.name, stored, meaning[field.name], own, default))
     derived = _DERIVED if record is Rollout else {}
     for key, measure in derived.items():
         kind = get_type_hints(measure)["return"]

@@ -30,7 +30,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError
 
 from headway.durable import need_space
 from headway.errors import StoreError
-from headway.store.connection import connect
+from headway.store.connection import File, connect
 from headway.store.schema import HEAVY, LATER, PLACE, TABLES
 from headway.types import Label, Problem, Rollout, Split, Verdict, content_id
 
@@ -145,10 +145,12 @@ class Store:
 
     @staticmethod
     def _commit(table: DeltaTable, rows: pa.Table, batch: str, total: int) -> None:
+        present = {field.name for field in table.schema().fields}
         write_deltalake(
             table,
             rows,
             mode="append",
+            schema_mode=None if present.issuperset(rows.column_names) else "merge",
             commit_properties=CommitProperties(
                 app_transactions=[Transaction(_app(batch), 0), Transaction(_ROWS, total)], max_commit_retries=0
             ),
@@ -280,7 +282,7 @@ class Store:
         Its own memory may hold temporary tables; they end with it. Close it, or use it in a `with`. Without `ordered`, rows
         come in any order where a query asks for none, which takes less memory.
         """
-        files = {name: self.files(name) for name in TABLES}
+        files = {name: self._files(name) for name in TABLES}
         try:
             return connect(self.path, files, ordered)
         except duckdb.Error as error:
@@ -303,15 +305,24 @@ class Store:
 
     def files(self, name: str) -> list[str]:
         """The Parquet files of the table, in the order of their rows."""
+        return [file.path for file in self._files(name)]
+
+    def _files(self, name: str) -> list[File]:
+        later = {column.name: f"null_count.{column.name}" for column in TABLES[name].columns if column.default is not None}
         with self._lock:
             if (table := self._now(name)) is None:
                 return []
-            added = pa.table(table.get_add_actions(flatten=True)).select(["path", "num_records", f"min.{PLACE}"])
+            added = pa.table(table.get_add_actions(flatten=True))
             total = table.transaction_version(_ROWS) or 0
-        rows = sorted((row for row in added.to_pylist() if row["num_records"]), key=lambda row: row[f"min.{PLACE}"])
+        wanted = {"path", "num_records", f"min.{PLACE}", *later.values()}
+        found = added.select([column for column in added.column_names if column in wanted]).to_pylist()
+        rows = sorted((row for row in found if row["num_records"]), key=lambda row: row[f"min.{PLACE}"])
         if sum(row["num_records"] for row in rows) != total:
             raise StoreError(f"the table {self.path / name} is damaged: its files do not hold the rows that its log counts")
-        return [str(self.path / name / row["path"]) for row in rows]
+        return [
+            File(str(self.path / name / row["path"]), frozenset(n for n, count in later.items() if row.get(count) is None))
+            for row in rows
+        ]
 
     def _arrow(self, query: str, parameters: Sequence[Any] = ()) -> pa.Table:
         """The rows of one of our own queries."""
@@ -347,7 +358,7 @@ def _where(conditions: Mapping[str, Any], where: str = "") -> tuple[str, list[An
 def _check_columns(name: str, folder: Path, table: DeltaTable) -> None:
     """StoreError where the stored table is not the one that `schema` declares."""
     stored = {field.name: str(field.type) for field in table.schema().fields}
-    missing = [column.name for column in TABLES[name].columns if column.name not in stored]
+    missing = [column.name for column in TABLES[name].columns if column.name not in stored and column.default is None]
     if missing:
         raise StoreError(f"{folder} is not a table of {name} of this version of headway: it has no column {missing[0]!r}")
 

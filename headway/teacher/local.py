@@ -8,6 +8,7 @@ was asked before (`book`).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 from headway.sample import Plan, Sampler, chunk_of
@@ -26,7 +27,7 @@ class LocalTeacher:
     def answer(self, requests: Sequence[tuple[Problem, int]], policy: str, book: Book, show: Show) -> str:
         """Sample every request; one whose prompt leaves no room for an answer is rejected."""
         own = self.settings
-        plan = Plan(SAMPLER, 0, policy, own.temperature, own.top_p, own.max_tokens)
+        plan = Plan(SAMPLER, 0, policy, own.temperature, own.top_p, own.max_tokens, **json.loads(own.extra))
         limit = self._sampler.engine.model.config.max_positions
         fitting: list[tuple[Problem, int]] = []
         for problem, index in requests:
@@ -34,10 +35,14 @@ class LocalTeacher:
                 fitting.append((problem, index))
             else:
                 book.add(Finished(key_of(problem.id, index), "rejected", "prompt longer than the model's positions"))
+
+        def progress(done: int, _: int, rate: float) -> None:
+            show({"tokens_per_s": rate}, done)
+
         for (first, count), problems in _runs(fitting).items():
             size = chunk_of(count)
             for start in range(0, len(problems), size):
-                for group in self._sampler.sample(problems[start : start + size], count, plan, first):
+                for group in self._sampler.sample(problems[start : start + size], count, plan, first, progress):
                     _keep(group, book)
                 show({})
         return ""

@@ -22,7 +22,14 @@ from headway.types import Funnel, Problem
 from headway.verify.judge import Verifier
 
 Tell = Callable[[str, int, int, dict[str, Any]], None]  # (stage, done, in all, numbers)
-Show = Callable[[dict[str, Any]], None]  # numbers
+
+
+class Show(Protocol):
+    """Shows numbers, and how many requests are answered beside those in the book."""
+
+    def __call__(self, numbers: dict[str, Any], answered: int = 0) -> None:
+        """Show them now."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +38,7 @@ class Settings:
 
     Example: ``Settings(model="qwen3-32b", temperature=0.6, top_p=0.95, max_tokens=32768, seed=0, instruction="Box it.")``
 
-    `seed` < 0 sends none. `extra` are more keys of a request's body, as JSON.
+    `seed` < 0 sends none. `extra` are more keys of a request's body, as JSON; of a checkpoint's sampling, top_k and min_p.
     """
 
     model: str
@@ -110,9 +117,9 @@ def sample_teacher(
         requests = book.open_requests(problems, rollouts)
         total = len(problems) * rollouts
 
-        def show(numbers: dict[str, Any]) -> None:
+        def show(numbers: dict[str, Any], answered: int = 0) -> None:
             rate = book.new_tokens / max(1e-3, time.monotonic() - started)
-            tell("teacher", total - len(requests) + book.newly_final, total, {"tokens_per_s": rate, **numbers})
+            tell("teacher", total - len(requests) + book.newly_final + answered, total, {"tokens_per_s": rate, **numbers})
 
         try:
             stopped = teacher.answer(requests, policy, book, show) if requests else ""

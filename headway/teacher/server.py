@@ -93,6 +93,8 @@ class ServerTeacher:
             num_tokens=0 if answer.is_estimated else answer.completion_tokens,
             temperature=1.0 if sent["temperature"] is None else float(sent["temperature"]),  # None: the server's own
             top_p=1.0 if sent["top_p"] is None else float(sent["top_p"]),
+            top_k=max(0, int(sent.get("top_k") or 0)),  # -1, too, is all
+            min_p=float(sent.get("min_p") or 0.0),
         )
         return Finished(key, "kept", "", rollout, None, *counts)
 

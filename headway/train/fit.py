@@ -23,6 +23,7 @@ from headway.config import StageConfig
 from headway.errors import CheckpointError
 from headway.machine import keep_freed_memory
 from headway.model.adapters import frozen_hash
+from headway.model.precision import autocast
 from headway.model.transformer import Decoder
 from headway.train.activations import policy_for
 from headway.train.budget import lowered, replayed
@@ -156,12 +157,6 @@ def _gradient(
         for name, value in {"loss": float(loss.detach()), **numbers}.items():
             sums[name] = sums.get(name, 0.0) + value
     return sums, seen
-
-
-def autocast(model: Decoder) -> torch.autocast:
-    """bfloat16 products on CUDA over float32 master weights; float32 elsewhere."""
-    cuda = model.device.type == "cuda"
-    return torch.autocast("cuda" if cuda else "cpu", dtype=torch.bfloat16, enabled=cuda)
 
 
 def pause_after(save_seconds: float, checkpoint_seconds: float) -> float:

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from headway.model.precision import autocast
 from headway.model.transformer import Decoder
 from headway.train.batching import Document, flatten, micro_batches_by_prompt
-from headway.train.fit import autocast
 from headway.train.likelihood import document_logprobs
 
 

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from headway.model.head import token_logprobs, token_logprobs_and_entropy
+from headway.model.precision import autocast
 from headway.model.transformer import Decoder
 from headway.train.batching import Document, Flat, flatten, micro_batches
-from headway.train.fit import autocast
 from headway.train.losses import nll
 from headway.train.optim import trained
 

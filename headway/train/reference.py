@@ -33,9 +33,9 @@ import headway.model
 from headway.durable import write_atomic, write_json
 from headway.errors import RunError
 from headway.model.kernel import kernel
+from headway.model.precision import autocast
 from headway.model.transformer import Decoder
 from headway.train.batching import Document, flatten
-from headway.train.fit import autocast
 from headway.train.likelihood import document_logprobs
 
 Show = Callable[[int, int, dict[str, str]], None]  # (documents done, in all, {} or a "note" for the user)

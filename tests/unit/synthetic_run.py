@@ -8,6 +8,7 @@ The numbers are drawn, not measured; everything else is what a run writes.
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +22,11 @@ STAGES = {"base": -2.9, "midtrain": 0.1, "sft": 0.55, "dpo": 0.65, "rl": 2.2}
 SAMPLES = 4
 
 
-def build(folder: Path, seed: int = 0, num_problems: int = 120, payloads: tuple[str, ...] = (), lift: float = 0.0) -> Path:
-    """Write the folder and return it. The same arguments give the same content; `lift` makes the last stage better."""
+def build(
+    folder: Path, seed: int = 0, num_problems: int = 120, payloads: tuple[str, ...] = (), lift: float = 0.0, **sampled: float
+) -> Path:
+    """Write the folder and return it. The same arguments give the same content; `lift` makes the last stage better, and
+    `sampled` is what its rollouts were sampled with."""
     random = np.random.default_rng(seed)
     problems = [_problem(number, payloads) for number in range(num_problems)]
     ease = np.random.default_rng(99).normal(0, 1.3, num_problems)  # the same problems are hard under every seed
@@ -35,7 +39,7 @@ def build(folder: Path, seed: int = 0, num_problems: int = 120, payloads: tuple[
         for problem, chance in zip(problems, chances, strict=True):
             for index in range(SAMPLES):
                 rollout, verdict = _sample(problem, stage, index, random.random() < chance, random, payloads)
-                rollouts.append(rollout)
+                rollouts.append(replace(rollout, **sampled))
                 verdicts.append(verdict)
                 judged[stage].append((problem, rollout, verdict))
     store = Store(folder / "store")

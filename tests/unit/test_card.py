@@ -14,6 +14,7 @@ from headway.durable import CARD, read_json
 from headway.errors import CheckpointError
 from headway.model.checkpoint import save_decoder
 from headway.report.card import UNMEASURED, model_card, write_cards
+from headway.report.card_use import how_to_use
 from headway.runs import Run
 
 PARTS = ("Training", "Results", "Data", "Use", "Limits", "Made with")
@@ -218,3 +219,15 @@ def test_a_stage_that_trained_adapters_says_so(tmp_path: Path) -> None:
     assert text.count(said) == 1
     assert said in text.partition("**sft**")[2]
     assert "recompute" not in text  # it changes no weight
+
+
+def test_a_card_says_what_the_evaluation_cut(run_dir: Path) -> None:
+    recipe = {"problems": {"instruction": ""}, "evaluate": {"temperature": 0.6, "top_p": 0.95, "max_tokens": 99}}
+    plain = how_to_use(card(run_dir, "sft").parent, recipe)
+    assert "top_k=0, max_new_tokens=99" in plain
+    assert "min_p" not in plain
+    recipe["evaluate"] |= {"top_k": 20, "min_p": 0.05}
+    cut = how_to_use(card(run_dir, "sft").parent, recipe)
+    assert "top_k=20, min_p=0.05, max_new_tokens=99" in cut
+    assert '"top_k": 20, "min_p": 0.05}' in cut
+    assert "--max-tokens 99 --top-k 20 --min-p 0.05" in cut

@@ -28,6 +28,7 @@ from headway.model.tokenizer import Tokenizer
 from headway.model.transformer import initialise
 from headway.serve.wording import Wording
 
+QUESTION = "is 7 odd or is it even, and is 8 even or is it odd?"
 ODD = "is 7 odd"
 
 # -- folding
@@ -177,6 +178,37 @@ def test_thoughts_of_earlier_turns_are_not_asked_again(template: str, by_templat
     asked = words.decode(one.prompt("b").ids)  # a special name: the template does not see the content, so we leave it out
     assert "secret" not in asked
     assert "no <|im_end|>" in asked
+
+
+def test_a_turn_computes_what_is_new_in_its_prompt_alone(tmp_path: Path) -> None:
+    words = Tokenizer.load(folder_with(tmp_path, CHATML))
+    model = initialise(DecoderConfig(words.size, 16, 1, 2, 1, 8, 24, max_positions=2048), 0)
+
+    def one() -> Talk:
+        return Talk("tiny", words, Engine(model, words.stop_ids), Settings(max_tokens=20, temperature=1.0, top_p=1.0))
+
+    def ask(talk: Talk, number: int) -> str:
+        stops: list[int] = []
+
+        def hear(piece: Piece, tokens: int) -> None:
+            if number == 2 and tokens > 5:  # this one is interrupted
+                stops.append(tokens)
+
+        return talk.ask(QUESTION, talk.prompt(QUESTION), hear, lambda: bool(stops)).text
+
+    kept, fresh = one(), one()
+    before = asked = 0
+    for number in range(5):
+        prompt = len(kept.prompt(QUESTION).ids)
+        answer = ask(kept, number)
+        fresh._session = None
+        assert answer == ask(fresh, number)
+        assert kept._session is not None
+        computed = kept._session.counts.prompt_tokens - before
+        assert 0 < computed <= prompt - asked  # the prompt before is a beginning of this one
+        before, asked = kept._session.counts.prompt_tokens, prompt
+    assert kept.turns[4:6] == fresh.turns[4:6]
+    assert len(words.encode(kept.turns[5]["content"])) < len(words.encode(kept.turns[3]["content"]))  # it was interrupted
 
 
 def test_a_template_that_opens_the_thought_is_noticed(tmp_path: Path) -> None:

@@ -274,28 +274,34 @@ def test_whatever_runs_together_every_sample_is_the_naive_one(windows: tuple[int
 
 
 def test_memory_follows_the_tokens_in_flight() -> None:
-    """64 requests of up to 4,096 tokens and a mean of 512 take at most 1.3 times what 64 x 512 need."""
+    """64 requests of up to 4,096 tokens and a mean of 512 take at most 1.3 times what 64 x 512 need, all in the cache at once:
+    their tokens are prompts, but for the last 40.
+    """
     decoder = initialise(replace(model().config, max_positions=4200), 0)
     chance = random.Random(0)
-    lengths = [chance.choice([64, 128, 256, 512]) for _ in range(57)] + [2048, 2048, 1500, 1024, 1024, 4096]
+    lengths = [chance.choice([128, 256, 512, 512]) for _ in range(57)] + [2048, 2048, 1500, 1024, 1024, 4096]
     lengths.append(64 * 512 - sum(lengths))
-    assert len(lengths) == 64
-    assert min(lengths) > 0
-    ended: dict[int, int] = {}
+    assert 40 < min(lengths) <= max(lengths) == 4096
+    most = 0
 
     def watch(sequences: list[InFlight]) -> None:
+        nonlocal most
+        most = max(most, len(sequences))
         for sequence in sequences:
-            if len(sequence.tokens) + 1 == lengths[sequence.request]:
-                ended[sequence.request] = len(sequence.tokens)
+            if len(sequence.tokens) == 39:
                 session.drop(sequence.request, 0)
 
-    session = Engine(decoder, [39]).session(64, watch)
-    for number in range(64):
-        session.add(number, Request((number % 30,), (sample_key(0, number),), 4096))
+    session = Engine(decoder, [40]).session(64, watch)  # an id that is never drawn
+    for number, length in enumerate(lengths):
+        prompt = tuple(chance.randrange(39) for _ in range(length - 40))
+        session.add(number, Request(prompt, (sample_key(0, number),), 4096 - len(prompt)))
     with torch.inference_mode():
         while session.step():
             pass
-    assert session.counts.cache_bytes <= 1.3 * 64 * 512 * bytes_per_position(decoder.config, torch.float32)
+    assert {len(completion.token_ids) for _, _, completion in session.collect()} == {40}
+    assert most == 64
+    needed = 64 * 512 * bytes_per_position(decoder.config, torch.float32)
+    assert 0.9 * needed < session.counts.cache_bytes <= 1.3 * needed
 
 
 def test_a_request_that_the_cache_cannot_hold_is_refused() -> None:

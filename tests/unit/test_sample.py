@@ -44,12 +44,12 @@ def test_every_verdict_is_that_of_its_rollout_and_every_rollout_of_its_problem(v
 
 
 def test_a_rollout_says_where_it_comes_from_and_how_it_ended(verifier: Verifier) -> None:
-    groups = sampler(verifier).sample(parities(40), 4, replace(PLAN, temperature=1.3, max_tokens=8))
+    groups = sampler(verifier).sample(parities(40), 4, replace(PLAN, temperature=1.3, max_tokens=8, top_k=9, min_p=0.01))
     words = tokenizer()
     reasons = set()
     for rollout in rollouts_of(groups):
         assert (rollout.sampler, rollout.step, rollout.policy) == ("rl", 3, "tiny/rl@3")
-        assert (rollout.temperature, rollout.top_p) == (1.3, 1.0)
+        assert (rollout.temperature, rollout.top_p, rollout.top_k, rollout.min_p) == (1.3, 1.0, 9, 0.01)
         assert rollout.num_tokens == len(rollout.token_ids) == len(rollout.logprobs) <= 8
         stopped = rollout.token_ids[-1] in words.stop_ids
         assert (rollout.stop_reason is StopReason.STOP) == stopped

@@ -13,7 +13,18 @@ from headway.types import Outcome, Problem, Rollout, Split, StopReason, Verdict
 RECORDS = {
     "problems": Problem.make("s", "f", "2+2? é\n\x00日", "4", Split.HELDOUT, difficulty=0.1, metadata='{"a": 1}'),
     "rollouts": Rollout.make(
-        "p", "rl", 3, 1, "t/rl@3", "so 4", stop_reason=StopReason.STOP, num_tokens=2, token_ids=(7, 1), logprobs=(-0.5, -2.0)
+        "p",
+        "rl",
+        3,
+        1,
+        "t/rl@3",
+        "so 4",
+        stop_reason=StopReason.STOP,
+        num_tokens=2,
+        token_ids=(7, 1),
+        logprobs=(-0.5, -2.0),
+        top_k=5,
+        min_p=0.125,
     ),
     "verdicts": Verdict("r", "rules@1", Outcome.NO_ANSWER, "no_box"),
 }

@@ -7,6 +7,7 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 
 import openai
 import pytest
@@ -17,10 +18,11 @@ from headway.config import EndpointConfig
 from headway.endpoint.answer import Answer
 from headway.endpoint.client import Ask, Endpoint
 from headway.engine.engine import Engine
+from headway.engine.generation import Counts
 from headway.engine.sampling import sample_key
 from headway.errors import ConfigError
 from headway.serve.app import MOST_BODY, Service
-from headway.serve.batcher import Batcher
+from headway.serve.batcher import Batcher, Ended
 from headway.serve.run import serve
 from headway.serve.wording import Wording
 from headway.types import Request, StopReason
@@ -33,8 +35,8 @@ class Served:
     """A tiny model behind a live server, and the client on it."""
 
     def __init__(self, hosts: frozenset[str] = frozenset({"127.0.0.1"}), key: str = "", most: int = 64):
-        self.engine = Engine(policy(), tokenizer().stop_ids)
-        self.batcher = Batcher(Engine(policy(), tokenizer().stop_ids), slots=8, most=most)
+        self.engine = Engine(policy(), tokenizer().stop_ids, decode=tokenizer().decode)
+        self.batcher = Batcher(Engine(policy(), tokenizer().stop_ids, decode=tokenizer().decode), slots=8, most=most)
         service = Service("tiny", tokenizer(), 64, self.batcher, hosts, key)
         listening = socket.create_server(("127.0.0.1", 0))
         self.port = listening.getsockname()[1]
@@ -184,9 +186,39 @@ def test_a_stop_string_ends_the_text_before_it(served):
         cut = plain[: plain.index("oxe" if stop == "oxe" else "{")]
         found = ask(served, stop=stop)
         assert (found.choices[0].message.content, found.choices[0].finish_reason) == (cut, "stop")
-        pieces = [c.choices[0].delta.content or "" for c in ask(served, stop=stop, stream=True) if c.choices]
-        assert "".join(pieces) == cut
+        [direct] = served.direct(5, stop_strings=("oxe",) if stop == "oxe" else ("zzz", "{"))
+        assert direct.stop_string
+        assert found.usage.completion_tokens == len(direct.token_ids)  # the engine itself ends there: no token more
+        chunks = list(ask(served, stop=stop, stream=True, stream_options={"include_usage": True}))
+        assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == cut
+        assert [c.choices[0].finish_reason for c in chunks if c.choices and c.choices[0].finish_reason] == ["stop"]
+        assert chunks[-1].usage == found.usage
     assert ask(served, stop="zzz").choices[0].message.content == plain
+
+
+def test_a_prompt_that_was_served_before_is_not_computed_again():
+    engine = Engine(policy(), tokenizer().stop_ids)
+    engine.model.config = replace(engine.model.config, max_positions=512)
+    counts: list[Counts] = []
+    prompts = [tuple(tokenizer().encode("is 7 odd " * 9 + f"is {number} odd")) for number in range(3)]
+
+    async def work() -> list[tuple[int, ...]]:
+        batcher, found = Batcher(engine, slots=4, most=8), []
+        try:
+            for number, prompt in enumerate(prompts):
+                job = batcher.submit(Request(prompt, (number,), 8), wants_tokens=False)
+                while job.open:
+                    found += [one.completion.token_ids for one in await job.events.get() if isinstance(one, Ended)]
+        finally:
+            counts.append(batcher.counts)
+            batcher.close()
+        return found
+
+    kept = asyncio.run(work())
+    expected = Engine(engine.model, tokenizer().stop_ids).generate([Request(p, (n,), 8) for n, p in enumerate(prompts)])
+    assert kept == [completion.token_ids for [completion] in expected]
+    assert counts[0].reused_tokens > 2 * 32
+    assert counts[0].prompt_tokens + counts[0].reused_tokens == sum(map(len, prompts))
 
 
 def test_wording_holds_back_what_may_be_a_stop_and_half_characters():
@@ -253,7 +285,10 @@ def test_models_and_health(served):
         ask(served, model="other")
     assert caught.value.code == "model_not_found"
     with urllib.request.urlopen(f"http://127.0.0.1:{served.port}/health", timeout=10) as response:
-        assert json.load(response)["status"] == "ok"
+        told = json.load(response)
+    assert told["status"] == "ok"
+    assert told["new_tokens"] > 0
+    assert told["cache_bytes"] > 0
 
 
 def test_raw_requests_that_are_wrong_are_json_errors(served):

@@ -1,16 +1,20 @@
 """The store: batches are appended once and whole, versions stay readable, SQL reads nothing else."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from deltalake import CommitProperties, Transaction, write_deltalake
 
 from headway.errors import StoreError
+from headway.store.schema import TABLES
 from headway.store.store import Store
 from headway.types import Outcome, Problem, Rollout, Split, StopReason, Verdict
 
@@ -142,6 +146,39 @@ def test_compaction_joins_files_and_keeps_rows_order_batches_and_old_versions(st
     assert again.sql("SELECT place FROM rollouts").column("place").to_pylist() == list(range(19))
     with pytest.raises(StoreError, match="frozen version"):
         store.at(versions).compact()
+
+
+def old_rollouts(store: Store, rollouts: list[Rollout]) -> None:
+    """Make the table of rollouts anew as it was before top_k and min_p were thought of, with one batch."""
+    shutil.rmtree(store.path / "rollouts")
+    rows = TABLES["rollouts"].to_arrow(rollouts, 0).drop_columns(["top_k", "min_p"])
+    wrote = CommitProperties(app_transactions=[Transaction("batch:old", 0), Transaction("rows", len(rollouts))])
+    settings = {"delta.enableExpiredLogCleanup": "false"}
+    write_deltalake(store.path / "rollouts", rows, configuration=settings, commit_properties=wrote)
+
+
+def test_a_table_of_before_a_column_opens_grows_and_stays_readable(store):
+    old = [rollout(n) for n in range(4)]
+    old_rollouts(store, old)
+    query = "SELECT place, top_k, min_p FROM rollouts ORDER BY place"
+    opened = Store(store.path)
+    before = opened.versions()
+    assert opened.rollouts(tokens=True) == old
+    assert opened.sql(query).to_pylist() == [{"place": n, "top_k": 0, "min_p": 0.0} for n in range(4)]
+    types = opened.sql(query).schema
+    assert opened.add_rollouts([rollout(9)], "old") == 0
+    assert opened.add_rollouts([], "none") == 0  # the columns are there now, and no file has them
+    new = [replace(rollout(n), top_k=20, min_p=0.25) for n in (5, 6)]
+    assert opened.add_rollouts(new, "new") == 2
+    for again in (opened, Store(store.path)):
+        assert again.rollouts(tokens=True) == [*old, *new]
+        assert again.sql("SELECT sum(top_k) AS k, max(min_p) AS p FROM rollouts").to_pylist() == [{"k": 40, "p": 0.25}]
+        assert again.sql(query).schema == types
+        assert again.sql("SELECT count(*) AS n FROM rollouts WHERE top_k = 0 AND min_p < 0.1").to_pylist() == [{"n": 4}]
+        assert again.at(before).rollouts(tokens=True) == old
+        assert again.compact()["rollouts"][1] == 1
+    assert Store(store.path).add_rollouts([rollout(8)], "newer") == 1
+    assert Store(store.path).rollouts(tokens=True) == [*old, *new, rollout(8)]
 
 
 def test_what_a_killed_process_spilled_is_removed_and_a_living_ones_stays(store):

@@ -11,6 +11,7 @@ from synthetic_run import STAGES, build
 from headway.errors import DataError, RunError
 from headway.report.compare import compare, pooled_staircase, render_comparison, render_pooled
 from headway.report.readings import problem_rates
+from headway.report.shell import compare_runs
 from headway.report.tables import curves, funnels, read_run, readings, render_staircase, staircase
 from headway.types import Outcome
 
@@ -191,6 +192,20 @@ def test_compare_pools_pairs_of_runs(run, tmp_path):
     assert "better-1 + better-2" in text
     with pytest.raises(DataError, match="1 on one side, 2 on the other"):
         compare(run, better)
+
+
+def test_compare_says_where_two_were_sampled_differently(run, tmp_path, capsys):
+    assert compare(run, run).warning == ""
+    cut = build(tmp_path / "cut", top_k=20, temperature=0.6)
+    found = compare(run, cut)
+    own, other = "temperature 1, top-p 1, top-k 0, min-p 0", "temperature 0.6, top-p 1, top-k 20, min-p 0"
+    assert found.warning == f"sampled differently: {run.name} at {own}; cut at {other}"
+    assert found.warning in printed(lambda console: render_comparison(found, console))
+    assert "sampled differently" in printed(lambda console: render_pooled([run, cut], console))
+    compare_runs([run], [cut], as_json=True)
+    told = capsys.readouterr()
+    assert json.loads(told.out) == found.record
+    assert "sampled differently" in told.err
 
 
 def test_compare_of_other_stages_and_of_strangers(run, tmp_path):

@@ -227,6 +227,14 @@ def test_killed_between_table_and_journal_nothing_is_doubled(tmp_path, stage):
     assert table(tmp_path)[PROBLEMS[0].id, 0, "m"].text == "\\boxed{0}"
 
 
+def test_what_a_server_is_asked_to_cut_is_recorded(tmp_path):
+    with FlakyServer() as server:
+        assert sampled(tmp_path, server, extra={"top_k": 20, "min_p": 0.05}).funnel.kept == 12
+        assert sampled(tmp_path, server, policy="all", extra={"top_k": -1, "min_p": None}).funnel.kept == 12
+    found = {(policy, r.top_k, r.min_p) for (_, _, policy), r in table(tmp_path).items()}
+    assert found == {("m", 20, 0.05), ("all", 0, 0.0)}
+
+
 def test_reasoning_that_comes_apart_is_put_back():
     assert text_of(Answer("answered", "So \\boxed{4}", "2+2\n", "stop")) == "<think>\n2+2\n</think>\n\nSo \\boxed{4}"
     assert text_of(Answer("answered", "", "2+", "length")) == "<think>\n2+"
@@ -237,7 +245,7 @@ def test_reasoning_that_comes_apart_is_put_back():
 
 
 def local(root: Path, rollouts: int, problems, seed: int = 0) -> Sampled:
-    settings = Settings("tiny", 1.0, 1.0, 20, seed, "")
+    settings = Settings("tiny", 1.0, 1.0, 20, seed, "", extra='{"min_p": 0.01, "top_k": 9}')
     with Verifier() as verifier:
         teacher = LocalTeacher(sampler(verifier, seed=seed), settings)
         store = Store(root / "store")
@@ -255,6 +263,7 @@ def test_a_local_checkpoint_goes_the_same_way(tmp_path):
     assert {key: r.token_ids for key, r in grown.items()} == {key: r.token_ids for key, r in whole.items()}
     for rollout in grown.values():
         assert len(rollout.token_ids) == len(rollout.logprobs) == rollout.num_tokens > 0
+        assert (rollout.temperature, rollout.top_p, rollout.top_k, rollout.min_p) == (1.0, 1.0, 9, 0.01)
 
 
 def test_a_recipe_can_name_the_server(tmp_path):
@@ -395,13 +404,21 @@ def test_the_verb_with_a_checkpoint_and_sql_on_its_folder(capsys, tmp_path, monk
         "9",
         "--instruction",
         "",
+        "--top-k",
+        "7",
+        "--min-p",
+        "0.02",
     ]
     code, output, errors = run_here(capsys, *words, "--json")
     assert code == 0, errors
     assert json.loads(output)["kept"] == 6
-    code, output, _ = run_here(capsys, "sql", "select policy, count(*) as n from rollouts group by all", "--run", "out", "--json")
+    query = "select policy, top_k, min_p, count(*) as n from rollouts group by all"
+    code, output, _ = run_here(capsys, "sql", query, "--run", "out", "--json")
     assert code == 0
-    assert json.loads(output)["n"] == 6
+    assert (json.loads(output)["n"], json.loads(output)["top_k"], json.loads(output)["min_p"]) == (6, 7, 0.02)
+    code, _, errors = run_here(capsys, *words[:-4])
+    assert code == 2
+    assert "give it another name with --policy" in errors
     assert json.loads(output)["policy"].startswith("tiny#")
 
 
