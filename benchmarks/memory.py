@@ -18,11 +18,11 @@ from typing import Any
 
 import torch
 
-from headway.config import DpoConfig, OptimizerConfig, RlConfig
 from headway.model.config import DecoderConfig
 from headway.model.transformer import Decoder, initialise
 from headway.plan import memory
 from headway.plan.planning import SAFETY
+from headway.stage_config import DpoConfig, OptimizerConfig, RlConfig
 from headway.train.batching import Document
 from headway.train.likelihood import Likelihood
 from headway.train.optim import make_optimizer, update

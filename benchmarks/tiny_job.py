@@ -25,7 +25,6 @@ from typing import Any
 
 import torch
 
-from headway.config import DpoConfig, RlConfig, StageConfig
 from headway.engine.engine import Engine
 from headway.engine.sampling import sample_key
 from headway.model.checkpoint import load_decoder
@@ -33,6 +32,7 @@ from headway.model.tokenizer import Tokenizer
 from headway.model.transformer import Decoder
 from headway.recipe import parse_recipe
 from headway.runs import Run
+from headway.stage_config import DpoConfig, RlConfig, StageConfig
 from headway.stages.packing import row_batches
 from headway.train.advantages import group_advantages
 from headway.train.batching import Document, epochs

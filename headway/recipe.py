@@ -16,8 +16,9 @@ from typing import Any, cast, get_args
 
 from pydantic import ValidationError
 
-from headway.config import Recipe, Section
+from headway.config import Recipe
 from headway.errors import ConfigError
+from headway.stage_config import Section
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:

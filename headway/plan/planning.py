@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from headway.config import OptimizerConfig, Recipe, StageConfig
+from headway.config import Recipe
 from headway.machine import peak_memory_bytes
 from headway.model.config import DecoderConfig
 from headway.pipeline import device_of, shape_of
@@ -24,6 +24,7 @@ from headway.plan import memory, probe
 from headway.plan.evidence import Evidence, look
 from headway.plan.shapes import local_folder, shape_of_checkpoint
 from headway.plan.work import ASSUMED, Work, works
+from headway.stage_config import OptimizerConfig, StageConfig
 
 _BUSY = 0.6  # share of the threads' time below which times are not this machine's own
 SAFETY = 0.10  # of the sum: fragments, and what the formulas leave out

@@ -19,13 +19,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from headway.config import OptimizerConfig
 from headway.engine.engine import Engine
 from headway.engine.sampling import sample_key
 from headway.model.config import DecoderConfig
 from headway.model.precision import autocast
 from headway.model.transformer import Decoder, initialise
 from headway.plan.work import Work
+from headway.stage_config import OptimizerConfig
 from headway.train.batching import Document, flatten
 from headway.train.likelihood import document_logprobs
 from headway.train.losses import nll

@@ -13,9 +13,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from headway.config import DpoConfig, Recipe, RlConfig, StageConfig
+from headway.config import Recipe
 from headway.model.config import DecoderConfig
 from headway.plan.evidence import Evidence, Solved
+from headway.stage_config import DpoConfig, RlConfig, StageConfig
 from headway.train.batching import Document, micro_batches, pack
 
 PAIR_SHARE = 0.25  # of the problems sampled for DPO that get a right and a wrong rollout (recipes/tiny.toml: 0.26)

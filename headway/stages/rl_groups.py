@@ -12,8 +12,8 @@ import random
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from headway.config import RlConfig
 from headway.errors import StoreError
+from headway.stage_config import RlConfig
 from headway.train.advantages import length_variation, overlong_penalty, rebalance
 from headway.types import Group, Outcome, Problem, content_id
 

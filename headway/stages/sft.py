@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 
-from headway.config import SftConfig
+from headway.stage_config import SftConfig
 from headway.stages.workspace import Workspace
 from headway.store.limo import limo_examples
 from headway.store.queries import sft_examples

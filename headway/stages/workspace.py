@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from headway.config import Recipe, StageConfig
+from headway.config import Recipe
 from headway.errors import RunError, StoreError
 from headway.model.folder import first_line
 from headway.model.tokenizer import Tokenizer
 from headway.model.transformer import Decoder
 from headway.runs import Run
 from headway.sample import Plan, Sampler, chunk_of, rollouts_of, verdicts_of
+from headway.stage_config import StageConfig
 from headway.store.binned import VERIFIER
 from headway.store.combined import check_verifier
 from headway.store.rows import Selection

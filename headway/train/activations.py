@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import torch
 
-from headway.config import StageConfig
 from headway.machine import free_memory_bytes
 from headway.model.config import DecoderConfig
 from headway.model.transformer import Decoder, Recompute
+from headway.stage_config import StageConfig
 
 POLICIES: tuple[Recompute, ...] = ("none", "gates", "mlp", "blocks")  # in the order of time, the fastest first
 _SHARE = 0.55  # of the free memory: allocators hold 1.3 to 1.9 times what is alive (benchmarks/recompute.py)

@@ -19,12 +19,12 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from headway.config import StageConfig
 from headway.errors import CheckpointError
 from headway.machine import keep_freed_memory
 from headway.model.adapters import frozen_hash
 from headway.model.precision import autocast
 from headway.model.transformer import Decoder
+from headway.stage_config import StageConfig
 from headway.train.activations import policy_for
 from headway.train.budget import lowered, replayed
 from headway.train.optim import (

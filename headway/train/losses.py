@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from headway.config import DpoLoss
+from headway.stage_config import DpoLoss
 
 
 def nll(logprobs: Tensor, total: float) -> Tensor:

@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from headway.config import OptimizerConfig
+from headway.stage_config import OptimizerConfig
 from headway.train.muon import Muon
 
 

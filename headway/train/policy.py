@@ -19,8 +19,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from headway.config import RlConfig
 from headway.model.transformer import Decoder
+from headway.stage_config import RlConfig
 from headway.train.batching import Document, Flat, flatten, micro_batches_by_prompt
 from headway.train.frozen import fixed_logprobs
 from headway.train.likelihood import document_logprobs, document_logprobs_and_entropy

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headway.config import DpoConfig
 from headway.model.transformer import Decoder
+from headway.stage_config import DpoConfig
 from headway.train.batching import Document, Flat, common_inputs, flatten, micro_batches
 from headway.train.collapse import WINDOW, collapse
 from headway.train.likelihood import document_logprobs

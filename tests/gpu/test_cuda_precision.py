@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from headway.config import DpoConfig, StageConfig
 from headway.engine.engine import Engine
 from headway.engine.sampling import sample_key
 from headway.model.adapters import adapt, merge
@@ -20,6 +19,7 @@ from headway.model.products import wide_product
 from headway.model.transformer import Decoder, initialise
 from headway.recipe import parse_recipe
 from headway.runs import Run
+from headway.stage_config import DpoConfig, StageConfig
 from headway.train.activations import POLICIES, policy_for
 from headway.train.batching import Document, epochs, flatten
 from headway.train.fit import autocast, fit

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from headway.config import OptimizerConfig
+from headway.stage_config import OptimizerConfig
 from headway.train.optim import load_optimizer, make_optimizer, optimizer_tensors, update
 
 pytestmark = pytest.mark.gpu

@@ -6,11 +6,11 @@ import pytest
 from test_fit import likelihood, preference, recipe, trained
 from tiny_policy import tiny
 
-from headway.config import StageConfig
 from headway.machine import free_memory_bytes
 from headway.model.config import DecoderConfig
 from headway.model.transformer import Decoder
 from headway.recipe import parse_recipe
+from headway.stage_config import StageConfig
 from headway.train import activations
 from headway.train.activations import POLICIES, activation_bytes, policy_for
 

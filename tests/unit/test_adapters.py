@@ -14,7 +14,6 @@ from tiny_policy import STOP, ragged, step_gradient, tiny
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from headway.config import PROJECTIONS, OptimizerConfig, RlConfig
 from headway.engine.engine import Engine
 from headway.engine.sampling import sample_key
 from headway.model.adapter_folder import save_adapter, start_of
@@ -23,6 +22,7 @@ from headway.model.attention import lay_out
 from headway.model.checkpoint import save_decoder, weights_hash
 from headway.model.head import next_logits
 from headway.model.transformer import Decoder, Recompute
+from headway.stage_config import PROJECTIONS, OptimizerConfig, RlConfig
 from headway.train.batching import flatten
 from headway.train.likelihood import document_logprobs
 from headway.train.optim import make_optimizer, optimizer_tensors, trained, update

@@ -16,11 +16,11 @@ from tiny_policy import ragged, tiny
 from tiny_workspace import workspace
 from torch import Tensor
 
-from headway.config import StageConfig
 from headway.errors import RunError
 from headway.model.attention import Layout
 from headway.model.transformer import Decoder
 from headway.runs import Run
+from headway.stage_config import StageConfig
 from headway.train.batching import epochs
 from headway.train.budget import is_out_of_memory, replayed
 from headway.train.fit import fit
@@ -173,7 +173,7 @@ def test_the_words_of_the_cpu_are_known() -> None:
 REAL = """
     import resource, sys
     import torch
-    from headway.config import StageConfig
+    from headway.stage_config import StageConfig
     from headway.model.config import DecoderConfig
     from headway.model.transformer import initialise
     from headway.train.batching import Document, epochs

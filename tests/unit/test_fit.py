@@ -13,13 +13,14 @@ from test_preference import pairs_of
 from tiny_policy import STOP, ragged, tiny
 from torch import Tensor
 
-from headway.config import DpoConfig, Recipe, RlConfig, StageConfig
+from headway.config import Recipe
 from headway.engine.engine import Engine
 from headway.engine.sampling import sample_key
 from headway.errors import CheckpointError
 from headway.model.transformer import Decoder
 from headway.recipe import parse_recipe
 from headway.runs import Run
+from headway.stage_config import DpoConfig, RlConfig, StageConfig
 from headway.train.advantages import group_advantages
 from headway.train.batching import Document, epochs, flatten
 from headway.train.fit import Fitted, fit

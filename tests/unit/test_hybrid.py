@@ -10,7 +10,7 @@ import pytest
 from tiny_sampler import parities, policy, tokenizer
 
 from headway.cli import main
-from headway.config import EvaluateConfig, OptimizerConfig
+from headway.config import EvaluateConfig
 from headway.engine.engine import Engine
 from headway.errors import ConfigError
 from headway.evaluate.benchmark import evaluate, judged_samples, score
@@ -23,6 +23,7 @@ from headway.model.transformer import initialise
 from headway.problems.prompt import boxed, messages
 from headway.report.readings import judged
 from headway.sample import Plan, Sampler
+from headway.stage_config import OptimizerConfig
 from headway.store.store import Store
 from headway.train.batching import Document, epochs
 from headway.train.likelihood import Likelihood

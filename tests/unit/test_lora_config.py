@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
-from headway.config import PROJECTIONS, Recipe
+from headway.config import Recipe
 from headway.errors import ConfigError
 from headway.model import adapters
 from headway.recipe import parse_recipe
+from headway.stage_config import PROJECTIONS
 
 STAGES: dict[str, Any] = {"base": {}, "midtrain": {}, "sft": {}, "rl": {}}
 

@@ -11,11 +11,11 @@ from safetensors.torch import load_file
 from test_fit import STEPS, STOPS, Make, Stop, likelihood, policy, preference, recipe, trained
 from tiny_policy import tiny
 
-from headway.config import StageConfig
 from headway.errors import CheckpointError
 from headway.model.adapters import adapt, frozen_hash
 from headway.model.transformer import Decoder
 from headway.runs import Run
+from headway.stage_config import StageConfig
 from headway.train.fit import fit
 from headway.train.likelihood import Likelihood
 from headway.train.optim import trained as learning

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from headway.config import DpoConfig, OptimizerConfig, RlConfig
 from headway.model.config import DecoderConfig
 from headway.model.head import chunk_tokens
 from headway.model.kernel import kernel
 from headway.model.transformer import Decoder, initialise
 from headway.plan import memory
 from headway.plan.probe import SavedBytes
+from headway.stage_config import DpoConfig, OptimizerConfig, RlConfig
 from headway.train.batching import Document, flatten
 from headway.train.likelihood import Likelihood, document_logprobs
 from headway.train.optim import make_optimizer, optimizer_tensors, update

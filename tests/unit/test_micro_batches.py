@@ -10,9 +10,9 @@ import torch
 from tiny_policy import STOP, VOCABULARY, tiny
 from torch import Tensor
 
-from headway.config import DpoConfig
 from headway.model.attention import lay_out
 from headway.model.transformer import Decoder
+from headway.stage_config import DpoConfig
 from headway.train.batching import Document, Flat
 from headway.train.likelihood import Likelihood
 from headway.train.preference import DocumentPair, Preference, reference_logprobs

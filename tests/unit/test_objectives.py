@@ -10,11 +10,11 @@ import torch
 from test_policy import Given
 from tiny_policy import STOP, VOCABULARY, assert_same_gradients, naive_logprobs, step_gradient, tiny
 
-from headway.config import RlConfig
 from headway.errors import ConfigError
 from headway.model.transformer import Decoder
 from headway.objectives import OBJECTIVES, contradiction, filled
 from headway.recipe import parse_recipe
+from headway.stage_config import RlConfig
 from headway.train.advantages import group_advantages
 from headway.train.batching import Document, epochs
 from headway.train.frozen import fixed_logprobs, frozen_copy

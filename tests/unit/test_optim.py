@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from headway.config import OptimizerConfig
+from headway.stage_config import OptimizerConfig
 from headway.train.optim import learning_rate, load_optimizer, make_optimizer, optimizer_tensors, update
 
 every_optimizer = pytest.mark.parametrize("name", ["adamw", "muon"])

@@ -9,10 +9,10 @@ import pytest
 import torch
 from tiny_policy import STOP, VOCABULARY, assert_same_gradients, naive_logprobs, step_gradient, tiny
 
-from headway.config import RlConfig
 from headway.engine.engine import Engine
 from headway.engine.sampling import sample_key
 from headway.model.transformer import Decoder
+from headway.stage_config import RlConfig
 from headway.train.batching import Document, epochs
 from headway.train.likelihood import Likelihood
 from headway.train.policy import PolicyGradient, Sampled, Trajectory

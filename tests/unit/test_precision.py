@@ -10,9 +10,9 @@ from test_fit import recipe
 from tiny_policy import ragged, tiny
 from torch import Tensor
 
-from headway.config import OptimizerConfig, StageConfig
 from headway.model.transformer import Decoder
 from headway.runs import Run
+from headway.stage_config import OptimizerConfig, StageConfig
 from headway.train.batching import Document, epochs, flatten
 from headway.train.fit import fit
 from headway.train.likelihood import Likelihood, document_logprobs

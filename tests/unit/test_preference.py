@@ -10,8 +10,8 @@ import torch
 from tiny_policy import STOP, assert_same_gradients, naive_logprobs, ragged, step_gradient, tiny
 from torch import Tensor
 
-from headway.config import DpoConfig
 from headway.model.transformer import Decoder
+from headway.stage_config import DpoConfig
 from headway.train.batching import Document, epochs
 from headway.train.collapse import WINDOW, collapse
 from headway.train.preference import DocumentPair, Preference, pair_batch, reference_logprobs

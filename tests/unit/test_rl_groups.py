@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from headway.config import RlConfig
 from headway.errors import StoreError
+from headway.stage_config import RlConfig
 from headway.stages.rl_groups import Pool, choose, rewards, uniform_problems
 from headway.types import Group, Outcome, Problem, Rollout, Split, StopReason, Verdict
 

@@ -2,13 +2,13 @@
 
 from functools import lru_cache
 
-from headway.config import OptimizerConfig
 from headway.engine.engine import Engine
 from headway.model.config import DecoderConfig
 from headway.model.tokenizer import Tokenizer
 from headway.model.transformer import Decoder, initialise
 from headway.problems.prompt import boxed, messages
 from headway.sample import Sampler
+from headway.stage_config import OptimizerConfig
 from headway.train.batching import Document, epochs
 from headway.train.likelihood import Likelihood
 from headway.train.optim import make_optimizer, update
