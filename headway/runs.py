@@ -141,7 +141,7 @@ class Run:
         self.folder = folder
         self.recipe = recipe
         self.notes: tuple[str, ...] = ()  # what the user should know of this resume, one line each
-        self.fingerprint = content_id(json.dumps(_plain(recipe), sort_keys=True))
+        self.fingerprint = content_id(json.dumps(plain(recipe), sort_keys=True))
         self._lock = lock
         self._metrics: dict[str, Metrics] = {}
         self._checkpoints: dict[str, Checkpoints] = {}
@@ -245,9 +245,9 @@ class Run:
         """Write the recipe the first time; afterwards it must be the same."""
         path = self.folder / "recipe.json"
         if not path.exists():
-            write_json(path, _plain(self.recipe))
+            write_json(path, plain(self.recipe))
             return
-        change = first_difference(read_json(path), _plain(self.recipe))
+        change = first_difference(read_json(path), plain(self.recipe))
         if change:
             raise RunError(
                 f"{self.folder} holds work of a different recipe than {origin}: {change}; "
@@ -289,9 +289,11 @@ def _show(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def _plain(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as JSON. Of a teacher's server only what decides its rollouts: its address, pace and caps may change."""
-    values = recipe.model_dump(mode="json")
+def plain(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as JSON, but for what may change on the way: of a teacher's server all that does not decide its rollouts
+    (address, pace, caps), and who watches the run (`health`, `track`).
+    """
+    values = recipe.model_dump(mode="json", exclude={"health", "track"})
     server = values["teacher"].pop("server")
     if server is not None:
         values["teacher"]["server"] = {key: server[key] for key in _OF_A_SERVER}

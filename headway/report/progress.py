@@ -65,6 +65,9 @@ class Display:
         """Show where a stage stands."""
         if stage != self._stage:
             self._begin(stage, done, total)
+        for line in (numbers.get("alarm"), numbers.get("note")):
+            if isinstance(line, str):
+                self._console.print(Text(f"{clean(stage)}: {clean(line)}"), soft_wrap=True)
         self._kept |= {k: clean(v) if isinstance(v, str) else v for k, v in numbers.items() if isinstance(v, int | float | str)}
         text = "   ".join(form.format(self._kept[name]) for name, form in _SHOWN if self._kept.get(name, "") != "")
         if self._console.is_terminal:

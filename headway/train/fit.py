@@ -20,8 +20,10 @@ from torch import Tensor
 from headway.config import StageConfig
 from headway.errors import CheckpointError
 from headway.model.transformer import Decoder
+from headway.train.health import RATIO_EVERY, Movement
 from headway.train.optim import Optimizer, learning_rate, load_optimizer, make_optimizer, optimizer_tensors, update
 from headway.train.resume import StageFolder
+from headway.watchdog import at
 
 Micro = TypeVar("Micro")
 
@@ -80,7 +82,10 @@ def fit(model: Decoder, objective: Objective[Any], config: StageConfig, steps: i
     saved_at = time.monotonic()
     while step < steps and not ended:
         started = time.monotonic()
-        row, seen = _one_step(model, optimizer, objective, config, step, steps)
+        movement = Movement(model) if step % RATIO_EVERY == 0 else None
+        with at("update"):
+            row, seen = _one_step(model, optimizer, objective, config, step, steps)
+        row |= movement.ratios(model) if movement else {}
         tokens += seen
         step += 1
         ended = objective.finish_step(step, row)
@@ -90,7 +95,8 @@ def fit(model: Decoder, objective: Objective[Any], config: StageConfig, steps: i
         folder.log(row)
         show(step, steps, row)
         if ended or step == steps or time.monotonic() - saved_at > config.checkpoint_seconds:
-            _save(model, optimizer, objective, folder, step, tokens, ended)
+            with at("saving"):
+                _save(model, optimizer, objective, folder, step, tokens, ended)
             saved_at = time.monotonic()
     return Fitted(step, tokens)
 

@@ -79,13 +79,20 @@ class PolicyGradient:
         self._model, self._sampling, self._config = model, sampling, config
         self._temperature = 1.0
         self._gap = 0.0
+        self._gaps: dict[str, float] = {}  # by place in the completion
         self._first_update = True
         self._numbers: dict[str, float] = {}
+
+    @property
+    def temperature(self) -> float:
+        """Of the step's sampling, which the trainer divides its logits by."""
+        return self._temperature
 
     def updates(self, step: int) -> Iterable[list[PolicyBatch]]:
         """Sample, then one update a minibatch. A step whose groups all agree teaches nothing and has no update."""
         sampled = self._sampling.sample(step)
         self._temperature, self._numbers, self._gap = sampled.temperature, dict(sampled.numbers), 0.0
+        self._gaps = {}
         trajectories = list(sampled.trajectories)
         parts = min(self._config.minibatches, len(trajectories))
         for number in range(parts):
@@ -123,7 +130,10 @@ class PolicyGradient:
         )
         learned = len(logprobs)
         if self._first_update and config.log_gap:
-            self._gap = max(self._gap, float((logprobs.detach() - micro.old).abs().max()))
+            gaps = (logprobs.detach() - micro.old).abs()
+            self._gap = max(self._gap, float(gaps.max()))
+            for name, gap in gaps_by_place(gaps, micro.flat.owner).items():
+                self._gaps[name] = max(self._gaps.get(name, 0.0), gap)
         share = micro.share / max(1, learned)
         return loss, {"clipped": float(terms.clipped) * share, "kl": float(terms.kl) * share}
 
@@ -137,6 +147,7 @@ class PolicyGradient:
         row["temperature"] = self._temperature
         if self._config.log_gap:
             row["gap_max"] = self._gap
+            row.update(self._gaps)
         return False
 
     def state(self) -> dict[str, Any]:
@@ -150,3 +161,17 @@ class PolicyGradient:
     def kept_tensors(self) -> dict[str, Tensor]:
         """None."""
         return {}
+
+
+GAP_PLACES = (0, 16, 64, 256, 1024, 4096, 16_384)  # where in a completion its bins of tokens begin
+
+
+def gaps_by_place(gaps: Tensor, owner: Tensor) -> dict[str, float]:
+    """`gap_at_N`: the largest of gaps [N] among a completion's tokens from place N up to the next bin; owner [N] ascends."""
+    place = torch.arange(len(owner), device=owner.device) - torch.searchsorted(owner, owner)
+    found: dict[str, float] = {}
+    for start, end in zip(GAP_PLACES, (*GAP_PLACES[1:], 2**62), strict=True):
+        inside = gaps[(place >= start) & (place < end)]
+        if len(inside):
+            found[f"gap_at_{start}"] = float(inside.max())
+    return found
