@@ -272,7 +272,7 @@ class EvaluateConfig(Section):
 
 
 class HealthConfig(Section):
-    """When a run raises an alarm. Alarms, checks and the watchdog never change what is trained; docs/health.md has the reasons."""
+    """When a run raises an alarm. Alarms, checks and the watchdog never change what is trained; the reasons: docs/health.md."""
 
     preflight: bool = True  # real batches are checked before the first step of each stage
     alarms: bool = True
@@ -286,7 +286,7 @@ class HealthConfig(Section):
     truncated: float = Field(default=0.3, gt=0, le=1)  # share of rollouts that reach max_tokens
     gap: float = Field(default=0.0, ge=0)  # sampler against trainer, nats; 0: 1e-3 in float32, 0.5 where bfloat16 computes
     idle_steps: int = Field(default=5, ge=0)  # RL steps in a row that teach nothing; 0 = never
-    hang_seconds: float = Field(default=900.0, ge=0)  # of silence until the watchdog writes down where all stands; 0 = never
+    hang_seconds: float = Field(default=900.0, ge=0)  # of silence until the watchdog speaks; 0 = never
 
 
 class Recipe(Section):

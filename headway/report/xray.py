@@ -25,7 +25,7 @@ def render_xray(record: Mapping[str, Any], console: Console) -> None:
         mark = ("ok    ", "green") if check["passed"] else ("WRONG ", "bold red")
         console.print(Text.assemble(mark, (f"{check['name']:<12}", "bold"), clean(check["says"])), soft_wrap=True)
     for batch in record["batches"]:
-        counts = f"{batch['documents']:,} documents, {batch['trained']:,} of {batch['tokens']:,} tokens trained"
+        counts = f"{batch['documents']:,} documents, {batch['trained']:,} tokens trained, {batch['tokens']:,} through the model"
         console.print(
             Text(f"\nstep {batch['step']}: {counts}, {batch['micro_batches']} micro-batches", style="bold"), soft_wrap=True
         )

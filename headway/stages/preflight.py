@@ -17,6 +17,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from headway.config import StageConfig
 from headway.errors import CheckpointError, RunError
 from headway.problems.prompt import messages
@@ -112,11 +114,10 @@ def summary(record: dict[str, Any]) -> str:
     batches = record["batches"]
     documents, trained = (sum(batch[key] for batch in batches) for key in ("documents", "trained"))
     tokens = sum(batch["tokens"] for batch in batches)
-    return (
-        f"pre-flight: {len(record['checks'])} checks passed in {record['seconds']:.1f} s on {documents:,} documents of {len(batches)} "
-        f"batch{'es' if len(batches) > 1 else ''}, {trained:,} of {tokens:,} tokens trained; `headway xray RECIPE {record['stage']}` "
-        "shows them"
-    )
+    drawn = f"{documents:,} documents of {len(batches)} batch{'es' if len(batches) > 1 else ''}"
+    of = f"{drawn}, {trained:,} tokens trained, {tokens:,} through the model"
+    checks = f"pre-flight: {len(record['checks'])} checks passed in {record['seconds']:.1f} s on {of}"
+    return f"{checks}; `headway xray RECIPE {record['stage']}` shows them"
 
 
 def _read(objective: Objective[Any], step: int) -> Batch:
@@ -281,7 +282,7 @@ def _measured(work: Workspace, stage: str, batch: Batch, temperature: float) -> 
     if isinstance(micro, PairBatch):
         checks.append(_reference(micro, scored, same))
     if isinstance(micro, PolicyBatch):
-        checks.append(_sampled(micro, scored, work.recipe.health.gap or same))
+        checks.append(_sampled(batch, scored, work.recipe.health.gap or same))
     return [*checks, _isolated(work, scored.flat, same)]
 
 
@@ -301,11 +302,11 @@ def _reference(micro: Any, scored: Scored, same: float) -> Check:
     return Check("pairs", True, f"both sides are there; reference and policy agree within {wrong:.1e} nats a token")
 
 
-def _sampled(micro: Any, scored: Scored, budget: float) -> Check:
+def _sampled(batch: Batch, scored: Scored, budget: float) -> Check:
     """RL: what the sampler recorded is what the trainer computes."""
-    recorded, given = sampler_logprobs(micro), advantages(micro)
+    recorded = sampler_logprobs(batch.micros[0])
+    given = torch.cat([found for micro in batch.micros if (found := advantages(micro)) is not None])
     assert recorded is not None
-    assert given is not None
     recorded = recorded[: len(scored.logprobs)]  # the first documents are measured, in order
     gap = (scored.logprobs - recorded).abs()
     if not bool(recorded.isfinite().all()) or not bool(given.isfinite().all()):

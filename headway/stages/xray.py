@@ -69,17 +69,18 @@ class Looking(Workspace):
         """What the table holds is used; what it lacks is not sampled for a look."""
         if problems and not self.store.has_batch("verdicts", f"{batch}/0"):
             raise RunError(
-                f"{stage} first samples {len(problems) * count:,} rollouts of its own: run it, its check comes before step 1"
+                f"{stage} first samples {len(problems) * count:,} rollouts of its own: run it; its check comes before step 1"
             )
 
 
 def kept_record(folder: Path, recipe: Recipe, stage: str) -> dict[str, Any] | None:
-    """What the run in `folder` kept of its own check of the stage; None where it has none, or is of another recipe."""
+    """What the run in `folder` kept of its own check of the stage; None where it has none that passed, or is of another recipe."""
     path = preflight_path(folder, stage)
     if not path.exists() or not (folder / "recipe.json").exists():
         return None
+    record = read_json(path)
     is_same = read_json(folder / "recipe.json") == json.loads(json.dumps(plain(recipe)))
-    return read_json(path) | {"weights": "as they were before the stage's first step"} if is_same else None
+    return record | {"weights": "as they were before the stage's first step"} if is_same and record["passed"] else None
 
 
 def need_teacher(run: Run) -> None:

@@ -31,9 +31,9 @@ _ELEMENTS = 8_388_608  # of the logits held at once
 
 @dataclass(frozen=True, slots=True)
 class Isolation:
-    """What a changed document did to logits, each the largest absolute difference: to its own later tokens, to all else.
+    """What a changed document did to logits, largest absolute differences: to its own later tokens, to all else.
 
-    `leaked` is None where nothing else stands in the batch. Example: ``Isolation(documents=12, tokens=900, own=7.1, leaked=0.0)``.
+    `leaked` is None where nothing else stands in the batch. Example: ``Isolation(documents=9, tokens=90, own=7.1, leaked=0.0)``.
     """
 
     documents: int
