@@ -74,7 +74,7 @@ class Looking(Workspace):
 
 
 def kept_record(folder: Path, recipe: Recipe, stage: str) -> dict[str, Any] | None:
-    """What the run in `folder` kept of its own check of the stage; None where it has none that passed, or is of another recipe."""
+    """What the run in `folder` kept of its own check of the stage; None without one that passed, or of another recipe."""
     path = preflight_path(folder, stage)
     if not path.exists() or not (folder / "recipe.json").exists():
         return None
