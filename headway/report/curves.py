@@ -19,6 +19,7 @@ _TOGETHER = (
     ("chosen_reward", "rejected_reward"),
     ("trained_groups", "trained_rollouts"),
     ("all_correct", "all_wrong"),
+    ("mean_tokens_correct", "mean_tokens_wrong"),
 )
 _FIRST = ("loss", "validation_loss", "accuracy", "reward", "pair_accuracy", "margin", "mean_tokens", "truncated")
 _ASIDE = ("lr", "tokens_per_s", "tokens", "seconds", "sampled_rollouts", "sampled_tokens", "temperature")

@@ -128,6 +128,24 @@ _TRAINING = (
     ),
 )
 
+_HEALTH = (
+    Entry(
+        "update_ratio_embedding",
+        "Movement of the embedding",
+        "How far one step moves the embedding and output weights, as a share of their norm; measured every 10 steps on a fixed "
+        "sample of the weights. So are update_ratio_attention, update_ratio_mlp and update_ratio_norms (and others).",
+        "Above 0.1: the learning rate is too high; far below 1e-6 in float32: nothing is learned.",
+    ),
+    Entry(
+        "update_ratio_attention", "Movement of attention", "As update_ratio_embedding, of the attention's matrices.", "As there."
+    ),
+    Entry("update_ratio_mlp", "Movement of the MLPs", "As update_ratio_embedding, of the MLPs' matrices.", "As there."),
+    Entry("update_ratio_norms", "Movement of the norms", "As update_ratio_embedding, of the norms' weights.", "As there."),
+    Entry(
+        "update_ratio_others", "Movement of the others", "As update_ratio_embedding, of what is in no other group.", "As there."
+    ),
+)
+
 _DPO = (
     Entry(
         "pair_accuracy",
@@ -193,6 +211,39 @@ _RL = (
         "Largest absolute difference, over the step's tokens, between the log-prob that the sampler recorded and the "
         "one that the trainer computes before its first update.",
         "Above 1e-4 in float32: sampler and trainer disagree, and the gradient is that of another model.",
+    ),
+    *(
+        Entry(
+            f"gap_at_{first}",
+            f"Largest gap from token {first}",
+            f"As gap_max, of the tokens of a completion from place {first} up to the next of these bins.",
+            "Growing with the place: positions or the cache differ between sampler and trainer.",
+        )
+        for first in (0, 16, 64, 256, 1024, 4096, 16_384)
+    ),
+    Entry(
+        "repetitive",
+        "Repetitive",
+        "Share of the step's rollouts in which more than half of the 8-token pieces stood before.",
+        "Above 0.2: rollouts run in circles; read one with `headway show`.",
+    ),
+    Entry(
+        "boxed_spam",
+        "Boxed spam",
+        "Share of the step's rollouts that box more than three answers.",
+        "Rising: the policy guesses at the verifier in place of answering.",
+    ),
+    Entry(
+        "mean_tokens_correct",
+        "Mean length, right",
+        "Mean number of tokens of the step's CORRECT rollouts; the row has none where none is.",
+        "Growing without more accuracy: length is rewarded by something other than the answer.",
+    ),
+    Entry(
+        "mean_tokens_wrong",
+        "Mean length, wrong",
+        "Mean number of tokens of the step's rollouts that are WRONG or have no answer.",
+        "Growing while right ones do not: the loss spreads the blame over long wrong rollouts (GRPO's length bias).",
     ),
     Entry(
         "surprise",
@@ -331,6 +382,7 @@ _TABLE = (
 SECTIONS = (
     ("Evaluation", _EVALUATION),
     ("Training", _TRAINING),
+    ("Health", _HEALTH),
     ("Rollout DPO", _DPO),
     ("Reinforcement learning", _RL),
     ("The table of rollouts", _TABLE),

@@ -82,13 +82,14 @@ def documents_of(flat: Flat) -> tuple[list[Document], list[str]]:
         own[document].append(place)
     documents: list[Document] = []
     mistakes: list[str] = []
+    begun: dict[int, int] = {}  # where a document begins -> the last token of its prompt
     for number, places in enumerate(own):
         if not places:
             mistakes.append(f"document {number} has no token to learn")
             continue
         mine, taught = [rows[i] for i in places], [targets[i] for i in places]
         begin = mine[0] - positions[mine[0]]
-        if begin not in starts:
+        if begin not in starts or begun.setdefault(begin, mine[0]) != mine[0]:  # only a prompt may be shared, all of it
             mistakes.append(f"document {number}: its positions do not begin at 0 where it begins")
         for after, token in zip(mine[1:], taught, strict=False):
             if ids[after] != token:
