@@ -132,6 +132,24 @@ class EvaluateConfig(Section):
     )
 
 
+class HealthConfig(Section):
+    """When a run raises an alarm. Alarms, checks and the watchdog never change what is trained; the reasons: docs/health.md."""
+
+    preflight: bool = True  # real batches are checked before the first step of each stage
+    alarms: bool = True
+    window: int = Field(default=20, ge=3)  # steps that "usual" is the median of; an alarm is not repeated within as many
+    grad_spike: float = Field(default=10.0, gt=1)  # gradient norm over the usual one
+    update_ratio: float = Field(default=0.1, gt=0)  # a step that moves a group of weights by more than this share of its norm
+    entropy_share: float = Field(default=0.1, ge=0, lt=1)  # of RL's first steps' entropy, below which it has collapsed; 0 = never
+    repetitive: float = Field(default=0.2, gt=0, le=1)  # share of rollouts that repeat themselves
+    boxed_spam: float = Field(default=0.2, gt=0, le=1)  # share of rollouts that box more than three answers
+    length_drift: float = Field(default=2.0, gt=1)  # factor from the first steps' mean length, right and wrong rollouts apart
+    truncated: float = Field(default=0.3, gt=0, le=1)  # share of rollouts that reach max_tokens
+    gap: float = Field(default=0.0, ge=0)  # sampler against trainer, nats; 0: 1e-3 in float32, 0.5 where bfloat16 computes
+    idle_steps: int = Field(default=5, ge=0)  # RL steps in a row that teach nothing; 0 = never
+    hang_seconds: float = Field(default=900.0, ge=0)  # of silence until the watchdog speaks; 0 = never
+
+
 class EngineConfig(Section):
     """What the sampler may take of the machine. No sample depends on it, so it may change while a run goes on."""
 
@@ -166,6 +184,8 @@ class Recipe(Section):
     lora: LoraConfig | None = None
     evaluate: EvaluateConfig = EvaluateConfig()
     engine: EngineConfig = EngineConfig()
+    health: HealthConfig = HealthConfig()
+    track: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()  # who else gets each row of metrics; docs/health.md
 
     @property
     def stages(self) -> tuple[str, ...]:

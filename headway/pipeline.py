@@ -44,12 +44,15 @@ from headway.stages.rl import reinforce
 from headway.stages.sft import finetune
 from headway.stages.teacher import teach
 from headway.stages.workspace import Tell, Workspace, frozen
+from headway.stages.xray import Looking, kept_record, need_teacher
 from headway.store.queries import heldout_problems, training_problems
 from headway.store.store import Store
+from headway.tracking import Tracking, check_trackers
 from headway.train.fit import Fitted
 from headway.types import Problem, content_id
 from headway.verify.judge import Verifier
 from headway.verify.program import need_sandbox
+from headway.watchdog import Watchdog, beat
 
 NEW_POSITIONS = 1024  # of a new decoder, where the recipe does not say
 START = "base"  # the name of the first measurement: the model that the recipe starts from
@@ -86,7 +89,8 @@ def run_recipe(
     order = (START, *(stage for stage in recipe.stages if stage != START))
     wanted = order[: order.index(until or only or order[-1]) + 1]
     _set_up(recipe)
-    with Run.open(root, recipe, origin, from_previous) as run, Verifier() as verifier:
+    dog = Watchdog(root / recipe.name, recipe.health.hang_seconds, say)
+    with Run.open(root, recipe, origin, from_previous) as run, Verifier() as verifier, dog:
         for note in run.notes:
             say(note)
         for stage in wanted[1:-1]:
@@ -95,6 +99,7 @@ def run_recipe(
         store = Store(run.folder / "store")
         _problems(run, store, verifier, tell)
         work = _workspace(run, store, verifier, tell)
+        work.tracking = Tracking(recipe.track, run.folder, recipe.name, run.fingerprint, recipe.model_dump(mode="json"))
         heldout = list(heldout_problems(store, limit=recipe.evaluate.problems, seed=0).rows)
         for previous, stage in zip((None, *wanted), wanted, strict=False):
             if run.done(stage):
@@ -104,6 +109,7 @@ def run_recipe(
             _results(run)
             write_cards(run.folder)
             on_stage(run)
+        work.tracking.close()
         _results(run)
         write_cards(run.folder)
         write_page(run.folder)
@@ -131,6 +137,29 @@ def evaluate_checkpoint(recipe: Recipe, origin: str, checkpoint: str, root: Path
         return run.folder, run.record(START)
 
 
+def xray_stage(recipe: Recipe, origin: str, stage: str, root: Path, tell: Tell) -> dict[str, Any]:
+    """What `stage` is about to learn from, token by token, and what the pre-flight check says (see `stages.preflight`).
+
+    Where the run has checked it, that is shown; else it is checked now, on the weights that the run has before the stage. Nothing
+    is trained, selected or sampled for good. Raises RunError where the stage waits for others that are not done.
+    """
+    if stage not in recipe.stages:
+        raise ConfigError(f"the recipe {recipe.name} has no stage {stage!r}; it has {', '.join(recipe.stages)}")
+    kept = kept_record(root / recipe.name, recipe, stage)
+    if kept is not None:
+        return kept
+    _set_up(recipe)
+    with Run.open(root, recipe, origin) as run, Verifier() as verifier:
+        need_teacher(run)
+        store = Store(run.folder / "store")
+        _problems(run, store, verifier, tell)
+        work = Looking.over(_workspace(run, store, verifier, tell))
+        before = [name for name in recipe.stages[: recipe.stages.index(stage)] if run.checkpoints(name).final.exists()]
+        if before:
+            _load_weights(work.model, run, before[-1])
+        return work.look(stage, before, lambda: _TRAIN[stage](work))
+
+
 def _identity(checkpoint: str) -> str:
     """An id of a checkpoint: of a folder its path and manifest (or the sizes and times of its files), else the hub's name."""
     folder = Path(checkpoint)
@@ -147,6 +176,7 @@ def _set_up(recipe: Recipe) -> None:
         need_sandbox()
     if recipe.lora is not None:
         need_peft()
+    check_trackers(recipe.track)
     torch.set_num_threads(recipe.threads or os.cpu_count() or 1)
     torch.set_float32_matmul_precision("highest")
 
@@ -177,6 +207,7 @@ def _problems(run: Run, store: Store, verifier: Verifier, tell: Tell) -> None:
 def _workspace(run: Run, store: Store, verifier: Verifier, tell: Tell) -> Workspace:
     """The policy as the recipe starts it, its tokenizer, and the teacher's rollouts in the store."""
     recipe, source = run.recipe, run.recipe.model
+    tell = _living(tell)
     device = device_of(recipe)
     if source.checkpoint:
         tokenizer = Tokenizer.load(source.checkpoint, source.gguf_file)
@@ -199,6 +230,16 @@ def engine_of(config: EngineConfig, model: Decoder, tokenizer: Tokenizer) -> Eng
     position = bytes_per_position(model.config, compute_dtype(model))
     positions = max(1, int(config.cache_gb * 1e9) // position) if config.cache_gb else config.cache_positions
     return Engine(model, tokenizer.stop_ids, config.slots, positions, config.prefill_tokens, tokenizer.decode)
+
+
+def _living(tell: Tell) -> Tell:
+    """`tell`, each call of which is a sign of life for the watchdog."""
+
+    def told(stage: str, done: int, total: int, numbers: dict[str, Any]) -> None:
+        beat(stage)
+        tell(stage, done, total, numbers)
+
+    return told
 
 
 def _check_tokenizer(checkpoint: str, tokenizer: Tokenizer) -> None:

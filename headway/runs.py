@@ -179,7 +179,7 @@ class Run:
         self.folder = folder
         self.recipe = recipe
         self.notes: tuple[str, ...] = ()  # what the user should know of this resume, one line each
-        self.fingerprint = recipe_id(_plain(recipe))
+        self.fingerprint = recipe_id(plain(recipe))
         self._lock = lock
         self._metrics: dict[str, Metrics] = {}
         self._checkpoints: dict[str, Checkpoints] = {}
@@ -309,9 +309,9 @@ class Run:
         """Write the recipe the first time; afterwards it must be the same."""
         path = self.folder / "recipe.json"
         if not path.exists():
-            write_json(path, _plain(self.recipe))
+            write_json(path, plain(self.recipe))
             return
-        change = first_difference(_decisive(read_json(path)), _decisive(_plain(self.recipe)))
+        change = first_difference(_decisive(read_json(path)), _decisive(plain(self.recipe)))
         if change:
             raise RunError(
                 f"{self.folder} holds work of a different recipe than {origin}: {change}; "
@@ -353,10 +353,11 @@ def _show(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def _plain(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as JSON, without what changes no result: of a teacher's server its address, pace and caps, and [engine]."""
-    values = recipe.model_dump(mode="json")
-    del values["engine"]
+def plain(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as JSON, but for what may change on the way: of a teacher's server all that does not decide its rollouts
+    (address, pace, caps), what the sampler takes of the machine (`engine`), and who watches the run (`health`, `track`).
+    """
+    values = recipe.model_dump(mode="json", exclude={"engine", "health", "track"})
     server = values["teacher"].pop("server")
     if server is not None:
         values["teacher"]["server"] = {key: server[key] for key in _OF_A_SERVER}

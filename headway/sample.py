@@ -18,6 +18,7 @@ from headway.errors import EngineError
 from headway.model.tokenizer import Tokenizer
 from headway.problems.prompt import messages
 from headway.types import Completion, Group, Problem, Request, Rollout, StopReason, Verdict
+from headway.watchdog import at
 
 _CHUNK = 1024  # samples that are judged and stored together: what a kill may cost
 
@@ -90,13 +91,15 @@ class Sampler:
             requests.append(Request(ids, keys, room, plan.temperature, plan.top_p, plan.top_k, plan.min_p))
         if plan.is_for_ratios and not all(request.is_plain for request in requests):
             raise EngineError(f"RL samples at a temperature alone: {plan.sampler!r} asks for top_p, top_k or min_p as well")
-        completions = self.engine.generate(requests, progress)
+        with at("sampling"):
+            completions = self.engine.generate(requests, progress)
         rollouts = [
             [self._rollout(problem, plan, first_index + i, c) for i, c in enumerate(found)]
             for problem, found in zip(problems, completions, strict=True)
         ]
         pairs = [(problem, r) for problem, found in zip(problems, rollouts, strict=True) for r in found]
-        verdicts = self._verifier.verdicts(pairs)
+        with at("verifying"):
+            verdicts = self._verifier.verdicts(pairs)
         return [
             Group(
                 problem,

@@ -13,12 +13,14 @@ from rich.console import Console
 from rich.text import Text
 
 from headway.config import Recipe
-from headway.pipeline import evaluate_checkpoint, run_recipe
+from headway.pipeline import evaluate_checkpoint, run_recipe, xray_stage
 from headway.recipe import load_recipe
 from headway.report.markup import clean, percent
 from headway.report.progress import Display
 from headway.report.tables import render_staircase
+from headway.report.xray import render_xray
 from headway.runs import Run
+from headway.stages.preflight import refuse
 
 
 def run(
@@ -67,3 +69,15 @@ def evaluate(checkpoint: str, recipe_path: str, overrides: Sequence[str], root: 
         ),
         soft_wrap=True,
     )
+
+
+def xray(recipe_path: str, overrides: Sequence[str], stage: str, root: Path, as_json: bool) -> None:
+    """Show what a stage is about to learn from; RunError after it where the check fails."""
+    recipe = load_recipe(recipe_path, overrides)
+    with Display(Console(stderr=True)) as display:
+        record = xray_stage(recipe, recipe_path, stage, root, display)
+    if as_json:
+        print(json.dumps(record))
+    else:
+        render_xray(record, Console())
+    refuse(stage, record, "the lines above")

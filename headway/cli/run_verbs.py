@@ -108,3 +108,17 @@ def verify(
     from headway.report.shell import verify_run
 
     verify_run(store_of(run).parent, everything, diff, against, sample, as_json)
+
+
+@app.command()
+def xray(
+    recipe: RecipeArgument,
+    stage: Annotated[str, typer.Argument(metavar="STAGE", help="base, midtrain, sft, dpo or rl.")],
+    overrides: SetOption = None,
+    root: RootOption = Path("runs"),
+    as_json: JsonOption = False,
+) -> None:
+    """Show what a stage is about to learn, token by token, and check it: nothing is trained."""
+    from headway import verbs
+
+    verbs.xray(recipe, overrides or [], stage, root, as_json)

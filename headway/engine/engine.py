@@ -107,6 +107,11 @@ class Engine:
         self.version, self._seen = 0, _fingerprint(model)
         self.statistics = Statistics(0, 0, 0, 0.0)
 
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """The token ids that end a completion."""
+        return self._stop
+
     @torch.inference_mode()
     def generate(self, requests: Sequence[Request], progress: Progress | None = None) -> list[list[Completion]]:
         """Complete every request: result[r][i] is the sample of `requests[r].keys[i]`.

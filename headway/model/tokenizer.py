@@ -69,6 +69,7 @@ class Tokenizer:
         self.stop_id = self._find_stop_id()
         found = (self.stop_id, wrapped.eos_token_id, *more_stop_ids)
         self.stop_ids = tuple(sorted({i for i in found if i is not None and 0 <= i < self.size}))
+        self.unknown_stop_ids = tuple(sorted({i for i in found if i is not None} - set(self.stop_ids)))  # of no vocabulary entry
         pad = wrapped.pad_token_id
         self.pad_id: int = self.stop_id if pad is None else int(pad)
         self.bos_id: int | None = wrapped.bos_token_id
@@ -188,6 +189,28 @@ class Tokenizer:
             return self._render(messages)
         except CheckpointError:
             return "".join(message["content"] for message in messages)
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """The text of each token by itself, special ones by their names; for the eye."""
+        return [self._parsing.decode([i], skip_special_tokens=False) or self._parsing.id_to_token(i) or "" for i in ids]
+
+    def written(self, ids: Sequence[int]) -> str:
+        """The text of token ids with the names of special tokens, as a template writes it."""
+        return self._parsing.decode(list(ids), skip_special_tokens=False)
+
+    def knows(self, number: int) -> bool:
+        """Whether a token id has an entry in the vocabulary."""
+        return self._parsing.id_to_token(number) is not None
+
+    @property
+    def unknown_id(self) -> int | None:
+        """The token that stands for what the vocabulary cannot spell; None where it can spell everything."""
+        return self._wrapped.unk_token_id
+
+    @property
+    def opening(self) -> str:
+        """What stands between a question and the completion in a prompt: the opening of the assistant's turn."""
+        return self._render([{"role": "user", "content": _SENTINEL}]).rpartition(_SENTINEL)[2]
 
     @property
     def stop_text(self) -> str:

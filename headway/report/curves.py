@@ -22,6 +22,7 @@ _TOGETHER = (
     ("chosen_tokens", "rejected_tokens"),
     ("trained_groups", "trained_rollouts"),
     ("all_correct", "all_wrong"),
+    ("mean_tokens_correct", "mean_tokens_wrong"),
 )
 _FIRST = ("loss", "validation_loss", "accuracy", "reward", "pair_accuracy", "margin", "mean_tokens", "truncated")
 _ASIDE = ("lr", "tokens_per_s", "tokens", "seconds", "sampled_rollouts", "sampled_tokens", "temperature")

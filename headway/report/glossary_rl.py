@@ -31,6 +31,39 @@ RL = (
         "one that the trainer computes before its first update.",
         "Above 1e-4 in float32: sampler and trainer disagree, and the gradient is that of another model.",
     ),
+    *(
+        Entry(
+            f"gap_at_{first}",
+            f"Largest gap from token {first}",
+            f"As gap_max, of the tokens of a completion from place {first} up to the next of these bins.",
+            "Growing with the place: positions or the cache differ between sampler and trainer.",
+        )
+        for first in (0, 16, 64, 256, 1024, 4096, 16_384)
+    ),
+    Entry(
+        "repetitive",
+        "Repetitive",
+        "Share of the step's rollouts in which more than half of the 8-token pieces stood before.",
+        "Above 0.2: rollouts run in circles; read one with `headway show`.",
+    ),
+    Entry(
+        "boxed_spam",
+        "Boxed spam",
+        "Share of the step's rollouts that box more than three answers.",
+        "Rising: the policy guesses at the verifier in place of answering.",
+    ),
+    Entry(
+        "mean_tokens_correct",
+        "Mean length, right",
+        "Mean number of tokens of the step's CORRECT rollouts; the row has none where none is.",
+        "Growing without more accuracy: length is rewarded by something other than the answer.",
+    ),
+    Entry(
+        "mean_tokens_wrong",
+        "Mean length, wrong",
+        "Mean number of tokens of the step's rollouts that are WRONG or have no answer.",
+        "Growing while right ones do not: the loss spreads the blame over long wrong rollouts (GRPO's length bias).",
+    ),
     Entry(
         "surprise",
         "Surprise",

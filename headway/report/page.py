@@ -17,6 +17,7 @@ from pathlib import Path
 
 from headway.durable import read_json, write_atomic
 from headway.report import charts
+from headway.report.alarms import ALARMS_INTRO, alarm_list
 from headway.report.curves import curve_cards, glossary_list
 from headway.report.holdings import holdings
 from headway.report.holdings_page import holdings_body, holdings_intro, holdings_words
@@ -29,6 +30,7 @@ from headway.types import Funnel
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 _SECTIONS = (
     ("staircase", "Staircase"),
+    ("alarms", "Alarms"),
     ("curves", "Curves"),
     ("funnels", "Funnels"),
     ("holdings", "What the table holds"),
@@ -56,6 +58,7 @@ def page(run_dir: str | Path) -> str:
     sieves = _funnels(funnels(run_dir), reports(run_dir))
     sections = [
         _staircase_section(run),
+        _section("alarms", ALARMS_INTRO, alarm_list(Path(run_dir))),
         _section("curves", "Each optimizer step of each stage. Hover to read a value.", curve_cards(drawn)),
         _section("funnels", "Every row that a selection looked at is in exactly one bin.", sieves),
         _section("holdings", holdings_intro(held), holdings_body(held)),

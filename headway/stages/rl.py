@@ -35,6 +35,7 @@ from headway.train.advantages import annealed, group_advantages
 from headway.train.batching import Document
 from headway.train.fit import Fitted
 from headway.train.frozen import fixed_logprobs, frozen_copy
+from headway.train.habits import habits
 from headway.train.policy import PolicyGradient, Sampled, Trajectory
 from headway.types import Funnel, Group, Problem, Rollout, StopReason
 
@@ -59,7 +60,8 @@ def reinforce(work: Workspace) -> Fitted:
         work.freeze("rl", selection, selection.ids)
     reference = frozen_copy(work.model) if config.kl_coef else None  # a resume, too, is given the weights of the stage's start
     rollouts = Rollouts(work, problems, reference)
-    return work.fit("rl", PolicyGradient(work.model, rollouts, config), config, config.steps)
+    look = PolicyGradient(work.model, Glance(work, problems, reference), config)
+    return work.fit("rl", PolicyGradient(work.model, rollouts, config), config, config.steps, look)
 
 
 def _uniform(work: Workspace, problems: list[Problem]) -> list[Problem]:
@@ -194,6 +196,27 @@ class Rollouts:
         self._pool.restore(state)
 
 
+class Glance(Rollouts):
+    """The rollouts of the first step's first problems, sampled to be looked at: the same ones, and nothing is kept of them."""
+
+    def __init__(self, work: Workspace, problems: list[Problem], reference: Decoder | None):
+        super().__init__(work, problems, reference)
+        some = {"prompts": min(4, self._config.prompts), "dynamic_sampling": False, "oversample": 1, "drop_above": 1.0}
+        self._config = self._config.model_copy(update=some)
+
+    def sample(self, step: int) -> Sampled:
+        """The first few problems on which the policy disagrees with itself; the last few where there are none."""
+        found = super().sample(step)
+        for _ in range(3):
+            if found.trajectories:
+                break
+            found = super().sample(step)
+        return found
+
+    def _store(self, step: int, groups: list[Group]) -> None:
+        """They are no rollouts of the run: its first step draws them again."""
+
+
 def _joined(group: Group, more: Group | None) -> Group:
     """A group and its further samples as one."""
     if more is None:
@@ -218,4 +241,5 @@ def _numbers(groups: list[Group], trained_groups: int, trained_rollouts: int) ->
         "trained_rollouts": trained_rollouts,
         "all_correct": sum(group.pass_rate == 1 for group in groups) / len(groups),
         "all_wrong": sum(group.pass_rate == 0 for group in groups) / len(groups),
+        **habits(groups),
     }

@@ -6,11 +6,12 @@ It does not know what any stage does.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from headway.config import Recipe
+from headway.durable import read_json, write_json
 from headway.errors import RunError, StoreError
 from headway.model.folder import first_line
 from headway.model.tokenizer import Tokenizer
@@ -18,15 +19,19 @@ from headway.model.transformer import Decoder
 from headway.runs import Run
 from headway.sample import Plan, Sampler, chunk_of, rollouts_of, verdicts_of
 from headway.stage_config import StageConfig
+from headway.stages.preflight import preflight, refuse, summary
+from headway.stages.watch import StageWatch
 from headway.store.binned import VERIFIER
 from headway.store.combined import check_verifier
 from headway.store.rows import Selection
 from headway.store.store import Store
+from headway.tracking import Tracking
 from headway.train.batching import Document
 from headway.train.budget import is_out_of_memory
 from headway.train.fit import Fitted, Objective, fit
 from headway.train.resume import StageFolder
 from headway.types import Example, Funnel, Problem
+from headway.watchdog import at
 
 Tell = Callable[[str, int, int, dict[str, Any]], None]  # (stage, done, in all, numbers)
 
@@ -42,6 +47,7 @@ class Workspace:
     model: Decoder
     sampler: Sampler
     tell: Tell
+    tracking: Tracking = field(default_factory=lambda: Tracking((), Path(), "", "", {}))
 
     def prompt_ids(self, problem: Problem) -> tuple[int, ...]:
         """The problem's prompt as token ids."""
@@ -103,14 +109,20 @@ class Workspace:
             raise StoreError(f"the selection keeps nothing: {funnel}")
         self.run.freeze(stage, frozen(funnel, ids, selection.versions) | report)
 
-    def fit(self, stage: str, objective: Objective[Any], config: StageConfig, steps: int) -> Fitted:
-        """Train the policy in place under the run's folder and progress display.
+    def fit(
+        self, stage: str, objective: Objective[Any], config: StageConfig, steps: int, look: Objective[Any] | None = None
+    ) -> Fitted:
+        """Check the first batches, then train the policy in place under the run's folder, progress display and alarms.
 
-        Raises RunError where a gradient is not finite, and where memory runs out for good.
+        `look` gives the batches to check where `objective` cannot give them twice. Raises RunError where they are wrong, where a
+        gradient is not finite, and where memory runs out for good.
         """
+        self.check(stage, look or objective, config)
+        watch = StageWatch(self, stage)
 
         def show(done: int, total: int, row: dict[str, Any]) -> None:
-            self.tell(stage, done, total, row)
+            told = watch.see(row)
+            self.tell(stage, done, total, {name: value for name, value in row.items() if name != "alarm"} | told)
 
         try:
             return fit(self.model, objective, config, steps, StageFolder(self.run, stage), show)
@@ -122,6 +134,22 @@ class Workspace:
             longest = "seq_len" if hasattr(config, "seq_len") else "max_tokens"
             reason = first_line(error) if isinstance(error, MemoryError) else f"memory ran out ({first_line(error)})"
             raise RunError(f"{stage}: {reason}; lower {stage}.{longest}; `headway plan` says what the stage needs") from None
+
+    def check(self, stage: str, objective: Objective[Any], config: StageConfig) -> None:
+        """The pre-flight check, once a run: kept as `preflight/STAGE.json`, one line in the terminal. RunError where it fails."""
+        path = preflight_path(self.run.folder, stage)
+        if not self.recipe.health.preflight or (path.exists() and read_json(path)["passed"]):
+            return
+        with at("pre-flight"):
+            record = preflight(self, stage, objective, config)
+        write_json(path, record)
+        refuse(stage, record, str(path))
+        self.tell(stage, 0, 1, {"note": summary(record)})
+
+
+def preflight_path(folder: Path, stage: str) -> Path:
+    """Where a run keeps what its pre-flight check of a stage saw."""
+    return folder / "preflight" / f"{stage}.json"
 
 
 def frozen(funnel: Funnel, ids: Sequence[Any], versions: dict[str, int]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from headway.store.store import Store
 from headway.teacher.book import Book, folder_name
 from headway.types import Funnel, Problem
 from headway.verify.judge import Verifier
+from headway.watchdog import at
 
 Tell = Callable[[str, int, int, dict[str, Any]], None]  # (stage, done, in all, numbers)
 
@@ -122,7 +123,8 @@ def sample_teacher(
             tell("teacher", total - len(requests) + book.newly_final + answered, total, {"tokens_per_s": rate, **numbers})
 
         try:
-            stopped = teacher.answer(requests, policy, book, show) if requests else ""
+            with at("server"):
+                stopped = teacher.answer(requests, policy, book, show) if requests else ""
         except (HeadwayError, KeyboardInterrupt) as error:
             failure, stopped = error, str(error) or "Ctrl-C"
     book.check_table()

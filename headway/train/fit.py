@@ -27,6 +27,7 @@ from headway.model.transformer import Decoder
 from headway.stage_config import StageConfig
 from headway.train.activations import policy_for
 from headway.train.budget import lowered, replayed
+from headway.train.health import RATIO_EVERY, Movement
 from headway.train.optim import (
     Optimizer,
     learning_rate,
@@ -38,6 +39,7 @@ from headway.train.optim import (
     update,
 )
 from headway.train.resume import StageFolder
+from headway.watchdog import at
 
 Micro = TypeVar("Micro")
 
@@ -108,7 +110,10 @@ def fit(model: Decoder, objective: Objective[Any], config: StageConfig, steps: i
     saved_at, pause, took = time.monotonic(), config.checkpoint_seconds, 0.0
     while step < steps and not ended:
         started, allowed = time.monotonic(), objective.max_tokens
-        row, seen = _one_step(model, optimizer, objective, config, step, steps)
+        movement = Movement(model) if step % RATIO_EVERY == 0 else None
+        with at("update"):
+            row, seen = _one_step(model, optimizer, objective, config, step, steps)
+        row |= movement.ratios(model) if movement else {}
         if objective.max_tokens < allowed:
             row["micro_batch_tokens"] = objective.max_tokens
         tokens += seen
@@ -120,7 +125,8 @@ def fit(model: Decoder, objective: Objective[Any], config: StageConfig, steps: i
         folder.log(row)
         show(step, steps, row | lowered(allowed, objective.max_tokens) | ({"save_seconds": took} if took > 1 else {}))
         if ended or step == steps or time.monotonic() - saved_at > pause:
-            took = _save(model, optimizer, objective, folder, (step, tokens, ended), config.checkpoints_kept, frozen)
+            with at("saving"):
+                took = _save(model, optimizer, objective, folder, (step, tokens, ended), config.checkpoints_kept, frozen)
             saved_at, pause = time.monotonic(), pause_after(took, config.checkpoint_seconds)
     return Fitted(step, tokens)
 

@@ -101,8 +101,14 @@ class PolicyGradient:
         self._now: tuple[list[Trajectory], list[Tensor]] = [], []  # the update's, and their log-probs at the start of the step
         self._temperature = 1.0
         self._gap = 0.0
+        self._gaps: dict[str, float] = {}  # by place in the completion
         self._first_update = True
         self._numbers: dict[str, float] = {}
+
+    @property
+    def temperature(self) -> float:
+        """Of the step's sampling, which the trainer divides its logits by."""
+        return self._temperature
 
     def updates(self, step: int) -> Iterable[list[PolicyBatch]]:
         """Sample, then one update a minibatch, epoch by epoch. A step that teaches nothing has no update.
@@ -125,7 +131,8 @@ class PolicyGradient:
 
     def again(self) -> list[PolicyBatch]:
         """The update's trajectories in micro-batches; what the last layout of them has shown is forgotten."""
-        self._gap = 0.0 if self._first_update else self._gap
+        if self._first_update:
+            self._gap, self._gaps = 0.0, {}
         return self._batches(*self._now)
 
     def _batches(self, trajectories: Sequence[Trajectory], start: Sequence[Tensor]) -> list[PolicyBatch]:
@@ -166,7 +173,10 @@ class PolicyGradient:
         else:
             logprobs = document_logprobs(self._model, micro.flat, self._temperature)
         if self._first_update and config.log_gap:
-            self._gap = max(self._gap, float((logprobs.detach() - micro.sampler).abs().max()))
+            gaps = (logprobs.detach() - micro.sampler).abs()
+            self._gap = max(self._gap, float(gaps.max()))
+            for name, gap in gaps_by_place(gaps, micro.flat.owner).items():
+                self._gaps[name] = max(self._gaps.get(name, 0.0), gap)
         old, weights = micro.sampler, micro.weights
         if config.tis_cap:
             old = micro.start if len(micro.start) else logprobs.detach()
@@ -208,6 +218,7 @@ class PolicyGradient:
         row["temperature"] = self._temperature
         if self._config.log_gap:
             row["gap_max"] = self._gap
+            row.update(self._gaps)
         return False
 
     def state(self) -> dict[str, Any]:
@@ -233,3 +244,17 @@ def _minibatches(trajectories: int, minibatches: int, epochs: int, step: int) ->
             random.Random(f"{step}/{epoch}").shuffle(order)
         updates += [order[number::parts] for number in range(parts)]
     return updates
+
+
+GAP_PLACES = (0, 16, 64, 256, 1024, 4096, 16_384)  # where in a completion its bins of tokens begin
+
+
+def gaps_by_place(gaps: Tensor, owner: Tensor) -> dict[str, float]:
+    """`gap_at_N`: the largest of gaps [N] among a completion's tokens from place N up to the next bin; owner [N] ascends."""
+    place = torch.arange(len(owner), device=owner.device) - torch.searchsorted(owner, owner)
+    found: dict[str, float] = {}
+    for start, end in zip(GAP_PLACES, (*GAP_PLACES[1:], 2**62), strict=True):
+        inside = gaps[(place >= start) & (place < end)]
+        if len(inside):
+            found[f"gap_at_{start}"] = float(inside.max())
+    return found
