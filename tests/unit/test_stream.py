@@ -19,7 +19,7 @@ from headway.errors import ConfigError, EngineError
 from headway.model.checkpoint import save_decoder
 from headway.pipeline import engine_of
 from headway.recipe import load_recipe
-from headway.runs import _plain
+from headway.runs import plain
 from headway.sample import Plan, Sampler
 from headway.types import Completion, Request
 from headway.verify.judge import Verifier
@@ -101,7 +101,7 @@ def test_what_the_engine_gets_of_the_machine_changes_no_sample() -> None:
 def test_a_run_may_go_on_with_another_engine() -> None:
     recipe = load_recipe(ROOT / "recipes" / "tiny.toml", ["engine.cache_gb=1.5", "engine.slots=9"])
     assert (recipe.engine.cache_gb, recipe.engine.slots) == (1.5, 9)
-    assert _plain(recipe) == _plain(load_recipe(ROOT / "recipes" / "tiny.toml"))
+    assert plain(recipe) == plain(load_recipe(ROOT / "recipes" / "tiny.toml"))
     with pytest.raises(ConfigError, match="either `cache_gb` or `cache_positions`"):
         load_recipe(ROOT / "recipes" / "tiny.toml", ["engine.cache_gb=1.5", "engine.cache_positions=9"])
 
