@@ -117,7 +117,6 @@ class Workspace:
         `look` gives the batches to check where `objective` cannot give them twice. Raises RunError where they are wrong, where a
         gradient is not finite, and where memory runs out for good.
         """
-        self.check(stage, look or objective, config)
         watch = StageWatch(self, stage)
 
         def show(done: int, total: int, row: dict[str, Any]) -> None:
@@ -125,6 +124,7 @@ class Workspace:
             self.tell(stage, done, total, {name: value for name, value in row.items() if name != "alarm"} | told)
 
         try:
+            self.check(stage, look or objective, config)
             return fit(self.model, objective, config, steps, StageFolder(self.run, stage), show)
         except FloatingPointError as error:
             raise RunError(f"{stage}: {error}; training diverged: try a lower {stage}.optimizer.lr under another name") from None

@@ -6,7 +6,8 @@
 Processes start when the first task comes, not before. A worker over its limit is killed, and one that stands by takes its
 place; one that died by itself is replaced and its task tried again, so that a worker killed from outside changes no verdict.
 The limit counts the worker's own processor seconds where the system tells them (a busy machine does not turn right answers
-into wrong ones), and five times as much on the wall clock. There are no signal handlers, so any thread may call.
+into wrong ones), and five times as much on the wall clock, on which a time when this process did not run either (a machine that
+was suspended) counts a second at most. There are no signal handlers, so any thread may call.
 
 It does not know mathematics, programs or outcomes: a result is what its `Job` replied in one line, or "timeout" or "died".
 """
@@ -23,7 +24,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from headway.errors import HeadwayError
 START_SECONDS = 120.0  # a cold import of sympy on a busy machine
 MAX_TRIES = 3  # of one task whose worker dies; also of starts in a row that fail
 KILLED = 0.2  # of a try: a worker that something outside killed says little about its task or about starting
+MOST_BETWEEN_LOOKS = 1.0  # seconds that count of the time between two looks at the clocks; `_patience` is at most that
 SPARES = 1  # idle workers beside the `workers`, twice as many once a task had to be killed: the next one waits for no start
 NEEDED = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONHOME", "MONTY_BIN")  # what a worker alone may see: it starts by them
 _TICK = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
@@ -71,7 +73,7 @@ class _Worker:
     process: subprocess.Popen[bytes]
     job: Job
     task: int | None = -1
-    started: float = field(default_factory=time.monotonic)
+    waited: float = 0.0  # seconds of the wall clock since the task, or the start, began
     cpu_before: float = 0.0
     helper: int = 0  # a process of the worker's own that the task runs in; its time counts, too
     reference_read: bool = False
@@ -90,7 +92,7 @@ class _Worker:
     def give(self, task: int, values: tuple[str, ...]) -> None:
         """Sends a task; a worker that is gone is noticed when its reply does not come."""
         assert self.process.stdin is not None
-        self.task, self.started, self.reference_read, self.helper = task, time.monotonic(), False, 0
+        self.task, self.waited, self.reference_read, self.helper = task, 0.0, False, 0
         self.cpu_before = _cpu_seconds(self.process.pid) or 0.0
         line = json.dumps(dict(zip(self.job.fields, values, strict=True))).encode() + b"\n"
         with contextlib.suppress(OSError):
@@ -136,6 +138,7 @@ class Pool:
         self._lock = threading.Lock()
         self._failed_starts = 0.0
         self._spares = SPARES
+        self._looked = 0.0
 
     @property
     def pids(self) -> list[int]:
@@ -160,6 +163,7 @@ class Pool:
         results: list[Result | None] = [None] * len(tasks)
         waiting = deque(range(len(tasks)))
         tries = [0.0] * len(tasks)
+        self._looked = time.monotonic()
         try:
             while any(result is None for result in results):
                 self._assign(tasks, waiting)
@@ -243,19 +247,20 @@ class Pool:
 
     def _kill_late(self, results: list[Result | None]) -> None:
         now = time.monotonic()
+        passed, self._looked = min(now - self._looked, MOST_BETWEEN_LOOKS), now
         for worker in list(self._pool):
             if worker.task is None:
                 continue
-            wall = now - worker.started
+            worker.waited += passed
             if worker.task == -1:
-                if wall > START_SECONDS:
+                if worker.waited > START_SECONDS:
                     worker.is_late = True
                     worker.process.kill()  # its end of stream is then a failed start
                 continue
-            if wall <= self.seconds:
+            if worker.waited <= self.seconds:
                 continue
             used = worker.cpu_seconds()
-            if used is None or used > self.seconds or wall > 5 * self.seconds:
+            if used is None or used > self.seconds or worker.waited > 5 * self.seconds:
                 self._pool.remove(worker)
                 worker.end()
                 results[worker.task] = Result("timeout", worker.reference_read)

@@ -18,6 +18,7 @@ from headway.report.card_use import how_to_use
 from headway.runs import Run
 
 PARTS = ("Training", "Results", "Data", "Use", "Limits", "Made with")
+ASKED = "Box the answer."
 SOURCES = [
     {"name": "sums", "family": "chain_sum", "count": 3},
     {"name": "gsm8k", "data": "openai/gsm8k", "data_config": "main", "solutions": True},
@@ -62,7 +63,7 @@ def measure(run: Run, *stages: str) -> None:
 @pytest.fixture
 def run_dir(tmp_path: Path) -> Path:
     """A run with three stages saved and measured, each card written when the pipeline writes it."""
-    with workspace(tmp_path, sources=SOURCES, base={}, midtrain={}, sft={"per_problem": 3}) as work:
+    with workspace(tmp_path, sources=SOURCES, instruction=ASKED, base={}, midtrain={}, sft={"per_problem": 3}) as work:
         run = work.run
         funnel = {"name": "sft", "considered": 905, "kept": 641, "dropped": {"over k a problem": 264}}
         run.freeze("sft", {"name": "sft", "funnel": funnel, "versions": {}, "ids": []})
@@ -168,7 +169,7 @@ def test_an_edited_card_is_kept_and_belongs_to_no_manifest(run_dir: Path) -> Non
     assert path.read_text().endswith("Mine.\n")
     assert (path.parent / "model.safetensors").read_bytes() == weights
     assert CARD not in read_json(path.parent / "manifest.json")["files"]
-    with workspace(run_dir.parent, sources=SOURCES, base={}, midtrain={}, sft={"per_problem": 3}) as work:
+    with workspace(run_dir.parent, sources=SOURCES, instruction=ASKED, base={}, midtrain={}, sft={"per_problem": 3}) as work:
         work.run.checkpoints("base").check_final()
         path.unlink()
         work.run.checkpoints("base").check_final()
@@ -202,8 +203,7 @@ def test_the_example_is_what_the_run_asks(run_dir: Path) -> None:
     text = card(run_dir, "sft").read_text()
     [line] = [line for line in text.splitlines() if line.startswith("messages = ")]
     [turn] = json.loads(line.removeprefix("messages = "))
-    instruction = read_json(run_dir / "recipe.json")["problems"]["instruction"]
-    assert turn == {"role": "user", "content": f"What is 7 + 5?\n{instruction}"}
+    assert turn == {"role": "user", "content": f"What is 7 + 5?\n{ASKED}"}
     [body] = re.findall(r"-d '(.+)'$", text, re.MULTILINE)
     assert json.loads(body)["messages"] == [turn]
     assert json.loads(body)["temperature"] == 0.6

@@ -266,3 +266,20 @@ def test_the_last_number_counts_where_a_problems_source_asks_for_it(tmp_path):
         with Verifier() as verifier:
             found[asks] = [verdict.outcome for verdict in verifier.verdicts(list(zip(problems, rollouts, strict=True)))]
     assert found == {False: [Outcome.NO_ANSWER, Outcome.WRONG], True: [Outcome.CORRECT, Outcome.WRONG]}
+
+
+def test_a_machine_that_was_suspended_makes_no_answer_late(monkeypatch):
+    """A minute passes between two looks at the clocks: the pool's own process did not run then, nor did its workers."""
+    jumps = iter([60.0] * 3)  # of the looks to come
+    clock = time.monotonic
+    ahead = [0.0]
+
+    def look() -> float:
+        ahead[0] += next(jumps, 0.0)
+        return clock() + ahead[0]
+
+    with contextlib.closing(Pool(1, 2.0, 1024)) as pool:
+        assert pool.run([("x+1", "1+x")])[0].word == "same"
+        monkeypatch.setattr(workers.time, "monotonic", look)
+        assert pool.run([(r"\int_{0}^{7} 1\, dx", r"\int_0^6 dx")])[0].word == "differ"
+        assert ahead[0] == 180.0

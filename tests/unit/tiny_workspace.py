@@ -18,10 +18,12 @@ OPTIMIZER = {"lr": 0.003}
 
 
 @contextmanager
-def workspace(root: Path, problems: int = 12, sources: Sequence[dict[str, Any]] = (), **sections: Any) -> Iterator[Workspace]:
+def workspace(
+    root: Path, problems: int = 12, sources: Sequence[dict[str, Any]] = (), instruction: str = "", **sections: Any
+) -> Iterator[Workspace]:
     """Open `root/tiny` (again) with this many training problems and a held-out one."""
     sources = list(sources) or [{"family": "chain_sum", "count": 3}]
-    values = {"name": "tiny", "problems": {"sources": sources, "instruction": ""}, "base": {}} | sections
+    values = {"name": "tiny", "problems": {"sources": sources, "instruction": instruction}, "base": {}} | sections
     model = policy()
     with Run.open(root, parse_recipe(values, "tiny.toml"), "tiny.toml") as run, Verifier() as verifier:
         store = Store(run.folder / "store")
