@@ -5,8 +5,12 @@ from collections import Counter
 from itertools import islice
 
 import pytest
+import torch
+from tiny_policy import VOCABULARY, tiny
+from torch import Tensor
 
-from headway.train.batching import Document, epochs, flatten, micro_batches, micro_batches_by_prompt, pack
+from headway.train.batching import Document, Flat, common_inputs, epochs, flatten, micro_batches, micro_batches_by_prompt, pack
+from headway.train.likelihood import document_logprobs
 
 
 def test_flatten_by_hand() -> None:
@@ -27,6 +31,47 @@ def test_a_prompt_that_documents_share_is_laid_once_by_hand() -> None:
     assert flat.targets.tolist() == [31, 1, 7, 8, 1, 7, 1]
     assert flat.owner.tolist() == [0, 0, 1, 1, 1, 2, 3]
     assert flat.layout.positions.tolist() == [0, 1, 2, 2, 3, 0]
+
+
+def test_what_documents_of_a_prompt_begin_with_beyond_it_is_laid_once_by_hand() -> None:
+    one, two, other = Document((5, 9, 31, 7, 8), 2), Document((5, 9, 31, 7, 1, 2), 2), Document((5, 9, 31, 7, 8), 3)
+    flat = flatten([one, two, Document((5, 9, 31, 4), 2), other])
+    assert flat.ids.tolist() == [5, 9, 31, 7, 1, 5, 9, 31, 7]  # another prompt shares nothing, alike as it is
+    assert flat.rows.tolist() == [1, 2, 3, 1, 2, 3, 4, 1, 2, 7, 8]  # the 7 of the first predicts the 1 of the second
+    assert flat.targets.tolist() == [31, 7, 8, 31, 7, 1, 2, 31, 4, 7, 8]
+    assert flat.owner.tolist() == [0, 0, 0, 1, 1, 1, 1, 2, 2, 3, 3]
+    assert flat.layout.positions.tolist() == [0, 1, 2, 3, 4, 0, 1, 2, 3]
+    assert common_inputs(one, two) == 4
+    assert common_inputs(one, Document((5, 9, 31, 7), 2)) == 3  # a last token is no input
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_shared_beginnings_change_no_logprob_and_no_gradient(seed: int) -> None:
+    """Groups that part at random places after their prompt, against each document by itself."""
+    chance = random.Random(seed)
+    documents = []
+    for group in range(3):
+        stem = [chance.randrange(4, VOCABULARY) for _ in range(chance.randrange(2, 30))]
+        prompt = chance.randrange(1, len(stem))
+        for _ in range(chance.randrange(1, 5)):
+            own = [chance.randrange(4, VOCABULARY) for _ in range(chance.randrange(8))]
+            documents.append(Document((*stem[: chance.randrange(prompt, len(stem) + 1)], *own, group), prompt))
+    chance.shuffle(documents)
+    model = tiny(seed).double()
+    weights = [torch.rand(d.num_targets, dtype=torch.float64) for d in documents]
+
+    def found(flats: list[Flat]) -> tuple[Tensor, list[Tensor]]:
+        model.zero_grad()
+        logprobs = torch.cat([document_logprobs(model, flat) for flat in flats])
+        (logprobs * torch.cat(weights)).sum().backward()
+        return logprobs.detach(), [p.grad.clone() for p in model.parameters() if p.grad is not None]
+
+    flat = flatten(documents)
+    assert flat.num_tokens < sum(len(d.ids) - 1 for d in documents) or len(documents) == 3
+    together, alone = found([flat]), found([flatten([d]) for d in documents])
+    torch.testing.assert_close(together[0], alone[0], rtol=0, atol=1e-5)
+    for one, other in zip(together[1], alone[1], strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4 * float(other.abs().max()))
 
 
 @pytest.mark.parametrize("first_target", [1, 2, 5])
