@@ -30,7 +30,7 @@ import transformers  # noqa: E402
 from datasets import Dataset, disable_progress_bars  # noqa: E402
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer  # noqa: E402
 
-import headway.config as ours  # noqa: E402
+import headway.stage_config as ours  # noqa: E402
 from headway.model.checkpoint import load_decoder  # noqa: E402
 from headway.model.tokenizer import Tokenizer  # noqa: E402
 from headway.model.transformer import Decoder  # noqa: E402
@@ -67,8 +67,11 @@ class Rows:
     def rewind(self, step: int) -> None:
         self.rows = [row for row in self.rows if row["step"] <= step]
 
-    def save(self, step: int, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> None:
+    def need_room(self, tensors: object) -> None:
         pass
+
+    def save(self, step: int, tensors: dict[str, torch.Tensor], state: dict[str, Any], kept: int) -> float:
+        return 0.0
 
     def load(self) -> None:
         return None
