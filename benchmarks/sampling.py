@@ -187,7 +187,7 @@ def main() -> None:
         seconds = best_of(arguments.repeats, lambda job=job, made=made: made.append(generate(job)))
         assert set(made) == {job.new_tokens}, "every engine gives what is asked for"
         least = limit(job, config, bandwidth, rate)
-        row = {"engine": arguments.engine, "model": config.get("_name_or_path") or folder.parent.name, "job": name}
+        row = {"engine": arguments.engine, "model": folder.parent.name, "job": name}
         row |= {"new_tokens_per_s": round(job.new_tokens / seconds, 1), "s": round(seconds, 3), "new_tokens": job.new_tokens}
         print(json.dumps(row | {"limit_s": round(least, 3), "share": round(least / seconds, 3)} | told), flush=True)
 
