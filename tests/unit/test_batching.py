@@ -127,10 +127,11 @@ def test_micro_batches_by_prompt_hold_everything_once_within_the_limit(seed: int
     assert all(flatten([documents[i] for i in part]).num_tokens <= limit or len(part) == 1 for part in parts)
 
 
-def test_pack_is_best_fit_by_hand() -> None:
-    # rows of 10, longest first: 7 opens row 0 (3 left), 6 row 1 (4 left); 3 fills row 0, though row 1 takes it, too; 1 goes
-    # into row 1, the only one with room; 10 before them all has a row of its own
+def test_pack_by_hand() -> None:
+    # rows of 10: 10 alone, 7 with 3 rather than with 1, 6 with what is left
     assert pack([6, 7, 3, 1, 10], 10) == [[4], [1, 2], [0, 3]]
+    # 5 takes 3 and 2, which fill its row, and not the 4, which would not
+    assert pack([5, 4, 3, 2], 10) == [[0, 2, 3], [1]]
 
 
 def test_pack_fills_rows_exactly() -> None:
@@ -148,8 +149,23 @@ def test_pack_loses_nothing_and_never_overfills(seed: int) -> None:
     assert sorted(i for row in rows for i in row) == list(range(len(lengths)))
     filled = [sum(lengths[i] for i in row) for row in rows]
     assert max(filled) <= seq_len
-    # best fit opens a row only where no other takes the item: any two rows together hold more than one could
-    assert all(a + b > seq_len for n, a in enumerate(filled) for b in filled[:n])
+    assert all(a + b > seq_len for n, a in enumerate(filled) for b in filled[:n])  # else the first would have taken the other
+    left = list(range(len(lengths)))
+    for row, full in zip(rows, filled, strict=True):  # no other lengths that are left fill it better
+        assert lengths[row[0]] == max(lengths[i] for i in left)
+        sums = {0}
+        for i in left:
+            sums |= {n + lengths[i] for n in sums if i != row[0]}
+        assert full == max(n + lengths[row[0]] for n in sums if n + lengths[row[0]] <= seq_len)
+        left = [i for i in left if i not in row]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_rows_of_three_or_four_documents_are_full(seed: int) -> None:
+    chance = random.Random(seed)
+    lengths = [min(304, 109 + int(chance.expovariate(1 / 38))) for _ in range(4000)]
+    rows = pack(lengths, 512)
+    assert sum(lengths) / (512 * len(rows)) > 0.985
 
 
 @pytest.mark.parametrize("length", [0, 11])
