@@ -18,6 +18,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -151,7 +152,8 @@ def theirs_trained(folder: Path, job: str, pairs: list[DocumentPair], steps: int
         rows = [{"prompt_ids": p.chosen.prompt, "chosen_ids": p.chosen.ids[p.chosen.first_target :],
                  "rejected_ids": p.rejected.ids[p.rejected.first_target :]} for p in pairs]  # fmt: skip
         trainer = Dpo(train_dataset=Dataset.from_list(rows), args=DPOConfig(**common, **JOBS[job][1]), **more)
-    trainer.train()
+    with redirect_stdout(sys.stderr):  # it prints its rows
+        trainer.train()
     logged = [row for row in trainer.state.log_history if "grad_norm" in row]
     assert len(losses) == len(logged) == steps, "one loss and one row a step"
     return [
