@@ -210,6 +210,12 @@ _TABLE = (
         "A split or a family that is missing, or holds far fewer problems than its file.",
     ),
     Entry(
+        "labels",
+        "Problems by label",
+        "Domain and difficulty by the last word of each labeller on a problem: a model's, or the pass rate's band.",
+        "A labeller that calls everything alike: it tells nothing apart.",
+    ),
+    Entry(
         "num_rollouts",
         "Rollouts",
         "Rows of the table `rollouts`, by sampler and policy; RL's steps are counted together. Correct is the share of judged "

@@ -28,7 +28,9 @@ def holdings_intro(found: Holdings | None) -> str:
 
 def holdings_words(found: Holdings | None) -> set[str]:
     """The names of the glossary that the section needs."""
-    return set() if found is None else {*_ALWAYS, *(finding.name for finding in found.findings)}
+    if found is None:
+        return set()
+    return {*_ALWAYS, *(finding.name for finding in found.findings), *(["labels"] if found.labels else [])}
 
 
 def holdings_body(found: Holdings | None) -> str:
@@ -36,7 +38,7 @@ def holdings_body(found: Holdings | None) -> str:
     if found is None:
         return '<p class="quiet">The run has no table.</p>'
     notes = "".join(_note(finding) for finding in found.findings)
-    parts = [f'<ul class="notes">{notes}</ul>' if notes else "", _problems(found)]
+    parts = [f'<ul class="notes">{notes}</ul>' if notes else "", _problems(found), _labels(found)]
     if found.num_rollouts:
         parts += [_authors(found), _verdicts(found), _pass_rates(found), _lengths(found)]
     return "\n".join(parts)
@@ -79,6 +81,21 @@ def _problems(found: Holdings) -> str:
     cards = "".join(_difficulty_card(family, bins) for family, bins in families[:_ROWS])
     drawn = f'<div class="cards">{cards}</div>{_more(families, "families")}' if cards else ""
     return f"{title}{table(f'holdings words-{len(heads) - 3}', heads, body)}{_more(found.problems, 'rows')}{drawn}"
+
+
+def _labels(found: Holdings) -> str:
+    if not found.labels:
+        return ""
+    body = [
+        (
+            group.labeller,
+            [f'<td class="words">{escape(word)}</td>' for word in (group.domain, group.difficulty)]
+            + [f"<td>{group.problems:,}</td>"],
+        )
+        for group in found.labels[:_ROWS]
+    ]
+    written = table("holdings words-3", ["labeller", "domain", "difficulty", "problems"], body)
+    return f"<h3>{_link('labels')}</h3>{written}{_more(found.labels, 'rows')}"
 
 
 def _difficulty(ends: tuple[float, float, float]) -> str:

@@ -18,6 +18,7 @@ from rich.text import Text
 from headway.report.markup import clean
 
 _SHOWN = (  # the numbers worth a glance, in order, and how they are written
+    ("table", "{}"),
     ("loss", "loss {:.3f}"),
     ("validation_loss", "validation loss {:.3f}"),
     ("accuracy", "accuracy {:.1%}"),

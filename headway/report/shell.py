@@ -21,6 +21,7 @@ from headway.report.markup import clean
 from headway.report.page import write_page
 from headway.report.progress import Display
 from headway.report.tables import render_staircase
+from headway.store.schema import TABLES
 from headway.store.store import Store
 from headway.verify.judge import VERIFIER, Verifier
 
@@ -60,8 +61,8 @@ def compact_store(folder: Path) -> None:
     """Join the small files of the tables in `folder`, and say how many there were and are."""
     store = Store(folder, create=False)
     with Display(Console(stderr=True)) as display:
-        display("compact", 0, 1, {})
-        counts = store.compact()
+        names = list(TABLES)
+        counts = store.compact(lambda name: display("compact", names.index(name), len(names), {"table": name}))
     for name, (before, after) in counts.items():
         print(f"{name}: {before} files -> {after}")
 

@@ -44,7 +44,7 @@ def connect(folder: Path, files: Mapping[str, Sequence[File]], ordered: bool) ->
     try:
         con.execute(f"SET preserve_insertion_order = {ordered}")
         con.execute(f"SET memory_limit = '{_MEMORY}'")
-        con.execute(f"SET temp_directory = {_literal(str(_spill(folder)))}")
+        con.execute(f"SET temp_directory = {_literal(str(spill_of(folder)))}")
         con.execute("SET streaming_buffer_size = '32MB'")  # a query goes on while its rows are looked at
         con.execute("SET python_enable_replacements = false")
         con.execute("SET autoload_known_extensions = false")
@@ -72,8 +72,8 @@ def _union(table: Table, files: Sequence[File]) -> str:
     return " UNION ALL ".join(parts)
 
 
-def _spill(folder: Path) -> Path:
-    """A folder of one connection alone for what exceeds the memory; DuckDB makes it when needed and removes it.
+def spill_of(folder: Path) -> Path:
+    """A folder of one connection (or one sort) alone for what exceeds the memory; DuckDB makes it when needed and removes it.
 
     It lies beside the tables, where there is room for large things (a temporary folder may be memory). What a killed process of
     this machine left is removed.

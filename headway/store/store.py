@@ -16,10 +16,13 @@ This file does not know what the rows are for: the data sets are in `queries`. I
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -30,7 +33,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError
 
 from headway.durable import need_space
 from headway.errors import StoreError
-from headway.store.connection import File, connect
+from headway.store.connection import File, connect, spill_of
 from headway.store.schema import HEAVY, LATER, PLACE, TABLES
 from headway.types import Label, Problem, Rollout, Split, Verdict, content_id
 
@@ -157,11 +160,11 @@ class Store:
             writer_properties=WriterProperties(compression="ZSTD"),
         )
 
-    def compact(self) -> dict[str, tuple[int, int]]:
+    def compact(self, tell: Callable[[str], None] = lambda table: None) -> dict[str, tuple[int, int]]:
         """Join small files into large ones: table -> (files before, files after). Rows, their order and old versions stay.
 
         Writers may go on meanwhile; killed at any moment the table is as before. The old files stay on the disk, since frozen
-        selections name old versions.
+        selections name old versions. What the sort cannot hold lies beside the tables. `tell` hears of each table that begins.
         """
         if self._pinned is not None:
             raise StoreError(f"{self.path} is open at a frozen version: it cannot be compacted")
@@ -171,16 +174,18 @@ class Store:
                 if (table := self._now(name)) is None:
                     continue
                 before = len(table.file_uris())
+                tell(name)
                 try:
                     sizes = pa.table(table.get_add_actions(flatten=True)).column("size_bytes").to_pylist()
                     if before > 1 + sum(sizes) / _LARGE:  # `optimize.compact` would interleave the rows of the files it joins
-                        table.optimize.z_order(
-                            [PLACE],
-                            target_size=_LARGE,
-                            max_concurrent_tasks=1,
-                            max_spill_size=_SORTING,
-                            writer_properties=WriterProperties(compression="ZSTD"),
-                        )
+                        with _temporary(spill_of(self.path)):
+                            table.optimize.z_order(
+                                [PLACE],
+                                target_size=_LARGE,
+                                max_concurrent_tasks=1,
+                                max_spill_size=_SORTING,
+                                writer_properties=WriterProperties(compression="ZSTD"),
+                            )
                     table.create_checkpoint()
                 except (DeltaError, OSError) as error:
                     raise StoreError(f"cannot compact {self.path / name}: {_line(error)}") from None
@@ -371,3 +376,19 @@ def _line(error: Exception) -> str:
     """The first line of a library's message, and the causes that it draws as a tree below."""
     first, *more = (re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip() or type(error).__name__).splitlines()
     return ": ".join([first, *(line.strip(" ↳") for line in more if line.lstrip().startswith("↳"))])
+
+
+@contextmanager
+def _temporary(folder: Path) -> Iterator[None]:
+    """Let libraries that ask the environment put temporary files into this folder, which is gone afterwards."""
+    before = os.environ.get("TMPDIR")
+    folder.mkdir(parents=True, exist_ok=True)
+    os.environ["TMPDIR"] = str(folder)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["TMPDIR"]
+        else:
+            os.environ["TMPDIR"] = before
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,6 +1,7 @@
 """What a store holds: every number worked out by hand on twelve rollouts, in the record, the terminal and the page."""
 
 import json
+import re
 from dataclasses import replace
 from io import StringIO
 
@@ -13,7 +14,7 @@ from headway.report.holdings import Finding, Lengths, holdings, octaves
 from headway.report.holdings_page import holdings_body, holdings_intro, holdings_words
 from headway.report.holdings_terminal import render_holdings, sparks
 from headway.store.store import Store
-from headway.types import Outcome, Problem, Rollout, Split, StopReason, Verdict
+from headway.types import Label, Outcome, Problem, Rollout, Split, StopReason, Verdict
 
 CORRECT, WRONG, NONE, UNVERIFIABLE = Outcome.CORRECT, Outcome.WRONG, Outcome.NO_ANSWER, Outcome.UNVERIFIABLE
 
@@ -174,6 +175,24 @@ def test_the_terminal_fits_and_names_everything(store):
         assert word in text
     tables = [line for line in narrow.getvalue().splitlines() if not line.startswith(("!", "·"))]
     assert max(map(len, tables)) <= 80
+
+
+def test_labels_by_their_labeller_are_on_the_page_and_in_the_terminal(store):
+    assert "by label" not in holdings_body(holdings(store))
+    ids = [problem.id for problem in store.problems()]
+    said = [Label(ids[0], "model:m@1", "geometry", "hard", 3.0), Label(ids[1], "model:m@1", "geometry", "hard", 3.0)]
+    store.add_labels([*said, Label(ids[2], "model:m@1", "<b>", "easy", 1.0)], "labels")
+    store.add_labels([Label(ids[1], "model:m@1", "geometry", "easy", 1.0)], "again")  # the last word counts
+    found = holdings(store)
+    body = holdings_body(found)
+    rows = re.findall(r"<tr><th[^>]*>model:m@1</th>(.*?)</tr>", body)
+    assert [re.sub(r"<[^>]+>", "|", row).replace("||", "|") for row in rows] == [
+        "|&lt;b&gt;|easy|1|", "|geometry|easy|1|", "|geometry|hard|1|",
+    ]  # fmt: skip
+    assert "labels" in holdings_words(found)
+    screen = StringIO()
+    render_holdings(found, Console(file=screen, width=100))
+    assert "Problems by label" in screen.getvalue()
 
 
 def test_bars_are_to_scale():

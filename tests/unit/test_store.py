@@ -135,7 +135,11 @@ def test_compaction_joins_files_and_keeps_rows_order_batches_and_old_versions(st
     for k in range(6):
         store.add_rollouts([rollout(10 * k + i) for i in range(3)], f"b{k}")
     before, versions = store.sql("SELECT * FROM rollouts"), store.versions()
-    counts = store.compact()
+    told: list[str] = []
+    place = os.environ.get("TMPDIR")
+    counts = store.compact(told.append)
+    assert told == list(counts)
+    assert (os.environ.get("TMPDIR"), list(store.path.glob(".spill*"))) == (place, [])
     assert counts["rollouts"] == (6, 1)
     assert counts["verdicts"] == (0, 0)
     again = Store(store.path)
