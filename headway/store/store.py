@@ -30,6 +30,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError
 
 from headway.durable import need_space
 from headway.errors import StoreError
+from headway.ranks import by_first, first, size
 from headway.store.connection import File, connect
 from headway.store.schema import HEAVY, LATER, PLACE, TABLES
 from headway.types import Label, Problem, Rollout, Split, Verdict, content_id
@@ -60,7 +61,15 @@ class Store:
         self.path = Path(path).absolute()
         self._pinned: dict[str, int] | None = None
         self._lock = threading.RLock()  # a handle must not move on between a look at it and its commit
+        if create and size() > 1:
+            first(self._make)
         self._tables = {name: self._open(name, create and name not in LATER) for name in TABLES}
+
+    def _make(self) -> None:
+        """The tables that every store has, where they are not there yet."""
+        for name in TABLES:
+            if name not in LATER:
+                self._open(name, create=True)
 
     def _open(self, name: str, create: bool) -> DeltaTable | None:
         folder = self.path / name
@@ -116,6 +125,7 @@ class Store:
         """Whether `table` ("problems", "rollouts", "verdicts", "labels") holds the batch."""
         return (found := self._now(table)) is not None and found.transaction_version(_app(batch)) is not None
 
+    @by_first
     def _append(self, name: str, records: Sequence[Any], batch: str) -> int:
         """One commit with the batch's rows. A batch without a name is named by its content. RunError where the disk is full."""
         if self._pinned is not None:
