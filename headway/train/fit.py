@@ -156,7 +156,7 @@ def _one_step(
     model.train()
     learner(model).train()
     for micros in objective.updates(step):
-        sums, tokens = replayed(partial(_gradient, model, objective, sums), model, objective, micros)
+        sums, tokens = replayed(partial(gradient_of, model, objective, sums), model, objective, micros)
         seen += tokens
         norms.append(update(optimizer, learner(model), rate, config.optimizer.clip_norm))
         moved(model)
@@ -166,7 +166,7 @@ def _one_step(
     return row, seen
 
 
-def _gradient(
+def gradient_of(
     model: Decoder, objective: Objective[Any], before: dict[str, float], micros: Sequence[Any]
 ) -> tuple[dict[str, float], int]:
     """Add up the gradient of an update; its numbers added to those `before` it, and its tokens."""

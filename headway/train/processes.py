@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 
 from headway import ranks
 from headway.errors import ConfigError
@@ -27,7 +29,7 @@ _LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe",
 class Processes:
     """The ranks as `ranks.Group` (see there)."""
 
-    def __init__(self, store: dist.Store, rank: int, size: int, local_size: int):
+    def __init__(self, store: Store, rank: int, size: int, local_size: int):
         self._store, self.rank, self.size, self.local_size = store, rank, size, local_size
 
     def gather(self, value: Any) -> list[Any]:
@@ -67,8 +69,8 @@ def start() -> None:
             f"{' is not set' if missing else ''}: start with `torchrun --nproc-per-node N -m headway run RECIPE`, or unset it"
         )
     try:
-        store, rank, count = next(iter(dist.rendezvous("env://", timeout=_JOINING)))
-        store = dist.PrefixStore("headway", store)
+        store, rank, count = next(iter(rendezvous("env://", timeout=_JOINING)))
+        store = PrefixStore("headway", store)
         local = int(os.environ.get("LOCAL_WORLD_SIZE", str(count)))
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
         if torch.cuda.is_available() and local_rank() < torch.cuda.device_count():
