@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from headway.durable import refusing
 from headway.errors import CheckpointError
-from headway.ranks import by_first, first, first_inside, rank
+from headway.ranks import first, first_inside, rank
 from headway.runs import ResumePoint, Run
 from headway.train.shards import whole
 
@@ -104,9 +106,15 @@ class StageFolder:
             parts = shards({name: tensor.nbytes for name, tensor in tensors.items()})
             for number, names in enumerate(parts, start=1):
                 path = folder / (_ONE if len(parts) == 1 else _SHARD.format(number, len(parts)))
-                _write({name: _on_first(tensors[name].detach()) for name in names}, path)
-            first(lambda: (folder / _STATE).write_bytes(text))
+                part = {name: _on_first(tensors[name].detach()) for name in names}
+                first(partial(self._write, step, save_file, part, path))
+            first(partial(self._write, step, Path.write_bytes, folder / _STATE, text))
         return time.monotonic() - started
+
+    def _write(self, step: int, write: Callable[..., Any], *what: Any) -> None:
+        """Write a file of the point of `step`; where the disk refuses, all ranks are told so in the same line."""
+        with refusing(self.path / f"step-{step:06d}"):
+            write(*what)
 
     def load(self) -> tuple[Tensors, dict[str, Any]] | None:
         """The newest resume point, or None. Raises CheckpointError where it is damaged."""
@@ -124,11 +132,6 @@ def _on_first(tensor: Tensor) -> Tensor:
     """The whole tensor on rank 0, in the host's memory; nothing of it on the others."""
     found = whole(tensor)
     return found.cpu().contiguous() if rank() == 0 else found[:0] if found.dim() else found
-
-
-@by_first
-def _write(tensors: dict[str, Tensor], path: Path) -> None:
-    save_file(tensors, path)
 
 
 def shards(sizes: Mapping[str, int], limit: int = 0) -> list[list[str]]:

@@ -17,6 +17,8 @@ from safetensors.torch import load_file
 from headway.cli import main
 from headway.store.store import Store
 
+pytestmark = pytest.mark.flow
+
 STAGES = ("midtrain", "sft", "dpo", "rl")
 ADDITION = "settings = { min_terms = 2, max_terms = 2, min_digits = 1, max_digits = 1 }"
 RECIPE = f"""
@@ -50,24 +52,24 @@ mistake_rate = 0.3
 [base]
 seq_len = 128
 batch_rows = 16
-optimizer = {{ lr = 2e-3 }}
+optimizer = {{ lr = 2e-3, eps = 1e-4 }}
 [midtrain]
 max_epochs = 1
 seq_len = 128
 batch_rows = 5
 validate_every = 3
 checkpoint_seconds = 0.05
-optimizer = {{ name = "muon", lr = 5e-3 }}
+optimizer = {{ name = "muon", lr = 5e-3, eps = 1e-4 }}
 [sft]
 epochs = 1
 batch_examples = 9
-optimizer = {{ lr = 1e-3 }}
+optimizer = {{ lr = 1e-3, eps = 1e-4 }}
 [dpo]
 batch_pairs = 4
 own_problems = 8
 own_rollouts = 2
 max_tokens = 110
-optimizer = {{ lr = 1e-3 }}
+optimizer = {{ lr = 1e-3, eps = 1e-4 }}
 [rl]
 steps = 3
 prompts = 4
@@ -78,12 +80,13 @@ overlong_cache = 0.8
 overlong_penalty = 1.0
 kl_coef = 0.02
 tis_cap = 2.0
-optimizer = {{ lr = 1e-3 }}
+optimizer = {{ lr = 1e-3, eps = 1e-4 }}
 [evaluate]
 problems = 8
 samples = 2
 max_tokens = 32
 """
+# eps 1e-4 in the recipe: AdamW divides by the size of a gradient, and one of 1e-8 makes a whole step of what is rounding alone
 TIMED = {"seconds", "tokens_per_s", "tokens"}  # documents that part are not computed together: more tokens go through the model
 
 
@@ -142,7 +145,7 @@ def assert_same_run(run: Path, other: Path, bound: float, stages: tuple[str, ...
         assert [row["step"] for row in found] == [row["step"] for row in expected] == list(range(1, len(expected) + 1))
         for own, theirs in zip(found, expected, strict=True):
             assert own.keys() == theirs.keys()
-            for key in own.keys() - TIMED:
+            for key in own.keys() - TIMED - ({"pair_accuracy"} if own["step"] == 1 else set()):  # its margins are 0 there
                 assert own[key] == pytest.approx(theirs[key], rel=bound, abs=bound), (stage, own["step"], key)
         weights = [load_file(folder / "checkpoints" / stage / "final" / "model.safetensors") for folder in (run, other)]
         for name in weights[1]:
@@ -201,7 +204,7 @@ def test_a_point_of_one_or_two_ranks_is_taken_over_by_two_or_one(recipe: Path, o
     ranks = launch(["-m", "headway", *words(recipe, tmp_path, "--until", "midtrain")], before)
     points = tmp_path / "several" / "checkpoints" / "midtrain"
     until = time.monotonic() + PATIENCE
-    while not list(points.glob("step-*/manifest.json")):
+    while not list(points.glob("step-??????/manifest.json")):
         assert time.monotonic() < until
         time.sleep(0.005)
     for rank in ranks:
