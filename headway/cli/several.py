@@ -31,7 +31,7 @@ def are_started() -> bool:
 def check(words: Sequence[str]) -> None:
     """Raise ConfigError for a verb that one process does."""
     verb = next((word for word in words if not word.startswith("-")), "")
-    if are_started() and verb not in _VERBS:
+    if are_started() and verb and verb not in _VERBS:
         raise ConfigError(f"headway {verb}: one process does this, start it without torchrun; ranks share {', '.join(_VERBS)}")
 
 

@@ -4,6 +4,7 @@ Rank r leaves what it saw as FOLDER/r.json, and rank 0 the tensors of all as FOL
 """
 
 import json
+import os
 import sys
 from collections.abc import Iterable
 from contextlib import contextmanager
@@ -18,14 +19,14 @@ from tiny_sampler import trained_weights
 from tiny_workspace import workspace
 
 from headway import ranks
-from headway.errors import ConfigError, DataError, HeadwayError
+from headway.errors import ConfigError, DataError, HeadwayError, RunError
 from headway.model.config import DecoderConfig
 from headway.model.transformer import initialise
 from headway.stage_config import SftConfig
 from headway.train.batching import Document, Flat, flatten
 from headway.train.frozen import fixed_logprobs
 from headway.train.likelihood import Likelihood
-from headway.train.processes import start
+from headway.train.processes import is_loss_of_rank, start
 from headway.train.reference import Reference
 from headway.train.sharding import collect, hand_out, learner, moved
 from headway.types import Example
@@ -161,6 +162,34 @@ def checked(folder: Path) -> dict[str, Any]:
     return {}
 
 
+class Greedy(Likelihood):
+    """An objective that finds no memory on rank 1."""
+
+    def loss(self, micro: Flat) -> tuple[torch.Tensor, dict[str, float]]:
+        if ranks.rank() == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return super().loss(micro)
+
+
+def out_of_memory(folder: Path) -> dict[str, Any]:
+    """Memory runs out on one rank in the middle of an update: it says what to do, and the other notices that it is gone."""
+    with workspace(folder / "memory", health={"preflight": False}) as work:
+        documents = [Document((*range(4, 9 + i), 3), 2) for i in range(6)]
+        objective = Greedy(work.model, documents, lambda: iter([range(6)]), 10_000)
+        try:
+            work.fit("sft", objective, SftConfig(), 1)
+        except RunError as error:
+            leave_word(folder, {"error": str(error)})
+            os._exit(2)
+        except RuntimeError as error:
+            return {"is_loss": is_loss_of_rank(error)}
+    return {}
+
+
+def leave_word(folder: Path, found: dict[str, Any]) -> None:
+    (folder / f"{ranks.rank()}.json").write_text(json.dumps(found), encoding="utf-8")
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     trained_weights()  # of the tiny workspace: made as long as this process is alone
@@ -169,6 +198,8 @@ if __name__ == "__main__":
     names = OF_FOUR if ranks.size() > 2 else tuple(CASES)
     work = {"gradients": lambda: gradients(place, names), "collected": lambda: collected(place)}
     work |= {"agreed": lambda: agreed(place), "checked": lambda: checked(place)}
-    found = {name: work[name]() for name in what.split(",")}
-    (place / f"{ranks.rank()}.json").write_text(json.dumps(found), encoding="utf-8")
+    if what == "out_of_memory":
+        leave_word(place, out_of_memory(place))
+        os._exit(0)
+    leave_word(place, {name: work[name]() for name in what.split(",")})
     ranks.leave()

@@ -127,6 +127,15 @@ def test_a_pre_flight_check_that_fails_on_one_rank_ends_all(two: Any) -> None:
     )
 
 
+def test_memory_that_runs_out_on_one_rank_is_said_there_and_noticed_by_the_other(tmp_path: Path) -> None:
+    seen = ended(launch([str(WORKER), "out_of_memory", str(tmp_path)], 2))
+    assert [code for code, _, _ in seen] == [0, 2], seen
+    other, one = (json.loads((tmp_path / f"{rank}.json").read_text(encoding="utf-8")) for rank in (0, 1))
+    assert one["error"].startswith("sft: memory ran out on a rank (CUDA out of memory. Tried to allocate 2.00 GiB)")
+    assert "lower sft.micro_batch_tokens" in one["error"]
+    assert other == {"is_loss": True}
+
+
 def test_alone_everything_is_the_plain_thing() -> None:
     model, tensor = tiny(), torch.ones(3)
     assert (ranks.rank(), ranks.size(), ranks.gather(5), ranks.first(lambda: 6)) == (0, 1, [5], 6)
