@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from headway import ranks
 from headway.config import STAGES, EngineConfig, ModelConfig, Recipe, TeacherConfig
 from headway.durable import CARD, MANIFEST
 from headway.engine.cache import bytes_per_position
@@ -34,7 +35,7 @@ from headway.problems.gather import gather, removals_record
 from headway.problems.likeness.overlap import Removal
 from headway.report.card import model_card, write_cards
 from headway.report.page import write_page
-from headway.runs import Run, write_folder_atomic
+from headway.runs import Clock, Run, write_folder_atomic
 from headway.sample import Sampler
 from headway.stages.adapters import adapters
 from headway.stages.base import train_base
@@ -49,6 +50,7 @@ from headway.store.queries import heldout_problems, training_problems
 from headway.store.store import Store
 from headway.tracking import Tracking, check_trackers
 from headway.train.fit import Fitted
+from headway.train.processes import local_rank
 from headway.types import Problem, content_id
 from headway.verify.judge import Verifier
 from headway.verify.program import need_sandbox
@@ -109,7 +111,7 @@ def run_recipe(
             _results(run)
             write_cards(run.folder)
             on_stage(run)
-        work.tracking.close()
+        ranks.first(work.tracking.close)
         _results(run)
         write_cards(run.folder)
         write_page(run.folder)
@@ -177,7 +179,7 @@ def _set_up(recipe: Recipe) -> None:
     if recipe.lora is not None:
         need_peft()
     check_trackers(recipe.track)
-    torch.set_num_threads(recipe.threads or os.cpu_count() or 1)
+    torch.set_num_threads(ranks.shared_out(recipe.threads or os.cpu_count() or 1))
     torch.set_float32_matmul_precision("highest")
 
 
@@ -186,9 +188,18 @@ def device_of(recipe: Recipe) -> torch.device:
     has_cuda = torch.cuda.is_available()
     if recipe.device == "cuda" and not has_cuda:
         raise ConfigError("'device' = 'cuda': this machine has none")
-    return torch.device("cuda" if has_cuda and recipe.device != "cpu" else "cpu")
+    if not has_cuda or recipe.device == "cpu":
+        return torch.device("cpu")
+    if ranks.size() == 1:
+        return torch.device("cuda")
+    if local_rank() >= torch.cuda.device_count():
+        raise ConfigError(
+            f"{local_rank() + 1} or more ranks on this machine, which has {torch.cuda.device_count()} GPUs: one a rank is needed"
+        )
+    return torch.device("cuda", local_rank())
 
 
+@ranks.by_first
 def _problems(run: Run, store: Store, verifier: Verifier, tell: Tell) -> None:
     """Gather, check and store all problems, once."""
     if run.done("problems"):
@@ -208,7 +219,21 @@ def _workspace(run: Run, store: Store, verifier: Verifier, tell: Tell) -> Worksp
     """The policy as the recipe starts it, its tokenizer, and the teacher's rollouts in the store."""
     recipe, source = run.recipe, run.recipe.model
     tell = _living(tell)
-    device = device_of(recipe)
+    if not source.checkpoint:
+        _make_tokenizer(run, store)
+    with ranks.together():
+        device = device_of(recipe)
+        tokenizer, model = _start(run, store, device)
+    engine = engine_of(recipe.engine, model, tokenizer)
+    sampler = Sampler(engine, tokenizer, verifier, recipe.problems.instruction, recipe.seed)
+    work = Workspace(recipe, run, store, tokenizer, model, sampler, tell)
+    teach(work, verifier)
+    return work
+
+
+def _start(run: Run, store: Store, device: torch.device) -> tuple[Tokenizer, Decoder]:
+    """The tokenizer, and the weights that the recipe starts from."""
+    recipe, source = run.recipe, run.recipe.model
     if source.checkpoint:
         tokenizer = Tokenizer.load(source.checkpoint, source.gguf_file)
         positions = source.max_positions
@@ -216,13 +241,9 @@ def _workspace(run: Run, store: Store, verifier: Verifier, tell: Tell) -> Worksp
         tokenizer.check_fits(model.config.vocab_size)
         _check_tokenizer(source.checkpoint, tokenizer)
     else:
-        tokenizer = _new_tokenizer(run, store)
+        tokenizer = Tokenizer.load(run.check_tokenizer())
         model = initialise(shape_of(recipe, tokenizer.size), recipe.seed).to(device)
-    engine = engine_of(recipe.engine, model, tokenizer)
-    sampler = Sampler(engine, tokenizer, verifier, recipe.problems.instruction, recipe.seed)
-    work = Workspace(recipe, run, store, tokenizer, model, sampler, tell)
-    teach(work, verifier)
-    return work
+    return tokenizer, model
 
 
 def engine_of(config: EngineConfig, model: Decoder, tokenizer: Tokenizer) -> Engine:
@@ -252,7 +273,8 @@ def _check_tokenizer(checkpoint: str, tokenizer: Tokenizer) -> None:
         )
 
 
-def _new_tokenizer(run: Run, store: Store) -> Tokenizer:
+@ranks.by_first
+def _make_tokenizer(run: Run, store: Store) -> None:
     """Train the tokenizer on the training questions, once, and keep it in the run's folder."""
     recipe, folder = run.recipe, run.folder / "tokenizer"
     if not folder.exists():
@@ -261,7 +283,6 @@ def _new_tokenizer(run: Run, store: Store) -> Tokenizer:
         trained = Tokenizer.train(texts, recipe.model.vocabulary)
         with write_folder_atomic(folder, run.fingerprint) as new:
             trained.save(new)
-    return Tokenizer.load(run.check_tokenizer())
 
 
 def shape_of(recipe: Recipe, vocabulary: int) -> DecoderConfig:
@@ -300,6 +321,14 @@ def _stage(work: Workspace, stage: str, previous: str | None, heldout: list[Prob
     config = work.recipe.evaluate
     measure = evaluate_hybrid if config.hybrid else evaluate
     measure(work.sampler, work.store, heldout, config, stage, f"{work.recipe.name}/{stage}", show)
+    ranks.first(lambda: _measured(work, stage, previous, heldout, trained, clock))
+
+
+def _measured(
+    work: Workspace, stage: str, previous: str | None, heldout: list[Problem], trained: dict[str, Any], clock: Clock
+) -> None:
+    """Count the stage's evaluation, and write its record."""
+    run, config = work.run, work.recipe.evaluate
     families = {problem.id: problem.family for problem in heldout}
     record = {"stage": stage} | score(work.store, stage, previous, families, config.samples)
     if config.hybrid:
@@ -315,12 +344,18 @@ def _train(work: Workspace, stage: str) -> dict[str, Any]:
         return _load_weights(work.model, work.run, stage)
     with adapters(work, stage):
         fitted = _TRAIN[stage](work)
+    ranks.first(lambda: _save_final(work, stage, fitted))
+    return dict(read_extra(points.final)["trained"])  # as a restart reads them: the record has its keys in one order
+
+
+def _save_final(work: Workspace, stage: str, fitted: Fitted) -> None:
+    """Write the stage's final weights, and its card."""
+    points = work.run.checkpoints(stage)
     numbers = {"train_tokens": fitted.train_tokens, "steps": fitted.steps, **fitted.notes}
     with points.save_final(sum(p.nbytes for p in work.model.parameters())) as folder:
         extra = {"trained": numbers, "tokenizer": work.tokenizer.fingerprint, "instruction": work.recipe.problems.instruction}
         save_decoder(work.model, folder, work.tokenizer, extra)
         (folder / CARD).write_text(model_card(work.run.folder, stage, folder), encoding="utf-8")
-    return dict(read_extra(points.final)["trained"])  # as a restart reads them: the record has its keys in one order
 
 
 def _final_again(work: Workspace, stage: str, previous: str | None) -> None:
@@ -337,11 +372,13 @@ def _load_weights(model: Decoder, run: Run, stage: str) -> dict[str, Any]:
     points = run.checkpoints(stage)
     if getattr(run.recipe, stage) is None:  # a measured checkpoint that the recipe did not train
         return {}
-    folder = points.check_final()
-    model.load_state_dict(load_decoder(folder, device=model.device).state_dict())
+    with ranks.together():
+        folder = points.check_final()
+        model.load_state_dict(load_decoder(folder, device=model.device).state_dict())
     return dict(read_extra(folder).get("trained", {}))
 
 
+@ranks.by_first
 def _results(run: Run) -> None:
     """`results.json` from the records of the stages that are done."""
     stages = [run.record(stage) for stage in STAGES if run.done(stage)]

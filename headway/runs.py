@@ -52,6 +52,7 @@ from headway.errors import CheckpointError, RunError
 from headway.journal import Metrics
 from headway.lock import FolderLock
 from headway.machine import Clock, environment, peak_memory_bytes
+from headway.ranks import by_first, first, size
 from headway.types import content_id
 
 __all__ = [
@@ -175,12 +176,12 @@ class Checkpoints:
 class Run:
     """One run's folder, open and locked by this process. `with Run.open(...) as run:` closes it; so does a kill."""
 
-    def __init__(self, folder: Path, recipe: Recipe, lock: FolderLock):
+    def __init__(self, folder: Path, recipe: Recipe):
         self.folder = folder
         self.recipe = recipe
         self.notes: tuple[str, ...] = ()  # what the user should know of this resume, one line each
         self.fingerprint = recipe_id(plain(recipe))
-        self._lock = lock
+        self._lock: FolderLock | None = None
         self._metrics: dict[str, Metrics] = {}
         self._checkpoints: dict[str, Checkpoints] = {}
         self._clocks: dict[str, Clock] = {}
@@ -189,31 +190,38 @@ class Run:
     def open(root: str | Path, recipe: Recipe, recipe_text_origin: str, from_previous: bool = False) -> Run:
         """Create `root/NAME/` or go on with it. `recipe_text_origin` (the recipe's file) is named in errors.
 
-        With `from_previous` damaged checkpoints are set aside first (`notes` says which), so that the ones before count.
+        With `from_previous` damaged checkpoints are set aside first (`notes` says which), so that the ones before count. Of
+        several ranks the first one owns the folder and writes in it; the others read.
 
         Raises RunError where another process is at work there, where the folder holds another recipe's work (the first
         key that differs is named), or where the folder cannot be written.
         """
-        folder = Path(root) / recipe.name
-        with refusing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-        run = Run(folder, recipe, FolderLock(folder))
-        try:
-            sweep(folder)
-            run._settle_recipe(recipe_text_origin)
-            run._settle_environment()
-            if from_previous:
-                run._set_aside_damaged()
-        except BaseException:
-            run.close()
-            raise
+        run = Run(Path(root) / recipe.name, recipe)
+        run.notes = first(lambda: run._take(recipe_text_origin, from_previous))
         return run
+
+    def _take(self, origin: str, from_previous: bool) -> tuple[str, ...]:
+        """Lock the folder, and settle whose it is; what the user should know of it."""
+        with refusing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = FolderLock(self.folder)
+        try:
+            sweep(self.folder)
+            self._settle_recipe(origin)
+            self._settle_environment()
+            if from_previous:
+                self._set_aside_damaged()
+        except BaseException:
+            self.close()
+            raise
+        return self.notes
 
     def close(self) -> None:
         """Close the files and let go of the lock."""
         for metrics in self._metrics.values():
             metrics.close()
-        self._lock.release()
+        if self._lock is not None:
+            self._lock.release()
 
     def __enter__(self) -> Run:
         return self
@@ -239,6 +247,7 @@ class Run:
         """Is the stage's record written?"""
         return self._record_path(stage).exists()
 
+    @by_first
     def finish(self, stage: str, record: Mapping[str, Any]) -> None:
         """Write the stage's record: from now on it is done. Final weights are saved before; rows are synced here."""
         self.metrics(stage).sync()
@@ -252,6 +261,7 @@ class Run:
             raise RunError(f"{self.folder}: the stage {stage} is not finished")
         return read_json(self._record_path(stage))
 
+    @by_first
     def freeze(self, name: str, selection: Mapping[str, Any]) -> None:
         """Keep what a query selected (table version, ids), so that a growing table cannot change it."""
         write_json(self.folder / "selections" / f"{name}.json", dict(selection))
@@ -261,6 +271,7 @@ class Run:
         path = self.folder / "selections" / f"{name}.json"
         return read_json(path) if path.exists() else None
 
+    @by_first
     def write_results(self, results: Mapping[str, Any]) -> None:
         """Write `results.json`."""
         write_json(self.folder / "results.json", dict(results))
@@ -269,6 +280,7 @@ class Run:
         """The highest `peak_memory_bytes` of this process and of the earlier ones that worked on the run."""
         return max(peak_memory_bytes(), self._usage()["peak_memory_bytes"])
 
+    @by_first
     def save_usage(self, saved: str = "", seconds: float = 0.0) -> None:
         """Save the clocks and the peak memory (checkpoints and `finish` do it), and what one save of the stage `saved` took."""
         usage = self._usage()
@@ -321,7 +333,7 @@ class Run:
     def _settle_environment(self) -> None:
         """Write the environment the first time; afterwards note what changed, since the bytes may change with it."""
         path = self.folder / "environment.json"
-        now = environment(self.recipe.threads)
+        now = environment(self.recipe.threads) | ({"ranks": size()} if size() > 1 else {})
         if not path.exists():
             write_json(path, {"started_with": now, "resumed_with": []})
             return

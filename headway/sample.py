@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Protocol
 
 from headway.engine.engine import Engine
@@ -17,6 +18,7 @@ from headway.engine.sampling import sample_key
 from headway.errors import EngineError
 from headway.model.tokenizer import Tokenizer
 from headway.problems.prompt import messages
+from headway.ranks import gather, rank, size, together
 from headway.types import Completion, Group, Problem, Request, Rollout, StopReason, Verdict
 from headway.watchdog import at
 
@@ -79,9 +81,22 @@ class Sampler:
     ) -> list[Group]:
         """`count` judged rollouts of each problem, numbered from `first_index`. One problem may stand in the list once.
 
+        Several ranks share the problems out, each with weights of its own that are the same; every rank gets all groups.
+
         The prompt leaves no room for `plan.max_tokens` within the model's positions: fewer are sampled; none: EngineError.
         So is a plan `is_for_ratios` whose tokens are not drawn from the model's own distribution.
         """
+        with together():
+            own = self._sample(problems[rank() :: size()], count, plan, first_index, progress)
+        found: list[Group] = [group for groups in zip_longest(*gather(own)) for group in groups if group is not None]
+        return found
+
+    def _sample(
+        self, problems: Sequence[Problem], count: int, plan: Plan, first_index: int, progress: Progress | None
+    ) -> list[Group]:
+        """What is this rank's to sample."""
+        if not problems:
+            return []
         limit = self.engine.model.config.max_positions
         requests: list[Request] = []
         for problem in problems:
@@ -92,7 +107,7 @@ class Sampler:
         if plan.is_for_ratios and not all(request.is_plain for request in requests):
             raise EngineError(f"RL samples at a temperature alone: {plan.sampler!r} asks for top_p, top_k or min_p as well")
         with at("sampling"):
-            completions = self.engine.generate(requests, progress)
+            completions = self.engine.generate(requests, progress and _of_all(progress))
         rollouts = [
             [self._rollout(problem, plan, first_index + i, c) for i, c in enumerate(found)]
             for problem, found in zip(problems, completions, strict=True)
@@ -128,6 +143,11 @@ class Sampler:
             top_k=plan.top_k,
             min_p=plan.min_p,
         )
+
+
+def _of_all(progress: Progress) -> Progress:
+    """Progress of all ranks, as if they were as far as this one."""
+    return lambda done, total, rate: progress(done * size(), total * size(), rate * size())
 
 
 def chunk_of(count: int) -> int:

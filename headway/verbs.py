@@ -8,10 +8,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
+from headway import ranks
 from headway.config import Recipe
 from headway.pipeline import evaluate_checkpoint, run_recipe, xray_stage
 from headway.recipe import load_recipe
@@ -21,14 +23,17 @@ from headway.report.tables import render_staircase
 from headway.report.xray import render_xray
 from headway.runs import Run
 from headway.stages.preflight import refuse
+from headway.train.processes import start
 
 
 def run(
     recipe_path: str, overrides: Sequence[str], root: Path, until: str = "", only: str = "", from_previous: bool = False
 ) -> None:
-    """Run a recipe with live progress; ends with the staircase and the page's path."""
-    recipe = load_recipe(recipe_path, overrides)
-    console = Console()
+    """Run a recipe with live progress; ends with the staircase and the page's path. Of several ranks the first one speaks."""
+    start()
+    with ranks.together():
+        recipe = load_recipe(recipe_path, overrides)
+    console = Console(quiet=ranks.rank() > 0)
     with Display(console) as display:
 
         def on_stage(opened: Run) -> None:
@@ -40,6 +45,7 @@ def run(
         folder = run_recipe(recipe, recipe_path, root, display, until, only, from_previous, on_stage, say)
     render_staircase(folder, console)
     console.print(Text(f"page: {folder / 'report.html'}"), soft_wrap=True)
+    ranks.leave()
 
 
 def _say_measured(opened: Run, console: Console) -> None:
@@ -52,13 +58,21 @@ def _say_measured(opened: Run, console: Console) -> None:
 
 def evaluate(checkpoint: str, recipe_path: str, overrides: Sequence[str], root: Path, as_json: bool) -> None:
     """Measure any checkpoint on a recipe's held-out problems; a run folder of its own keeps the rollouts."""
-    recipe: Recipe = load_recipe(recipe_path, overrides)
-    console = Console(stderr=as_json)
+    start()
+    with ranks.together():
+        recipe: Recipe = load_recipe(recipe_path, overrides)
+    console = Console(stderr=as_json, quiet=ranks.rank() > 0)
     with Display(console) as display:
         folder, result = evaluate_checkpoint(recipe, recipe_path, checkpoint, root, display)
-    if as_json:
+    if as_json and not console.quiet:
         print(json.dumps(result))
-        return
+    if not as_json:
+        _say_result(checkpoint, folder, result, console)
+    ranks.leave()
+
+
+def _say_result(checkpoint: str, folder: Path, result: dict[str, Any], console: Console) -> None:
+    """One line for a checkpoint that was measured."""
     programs = result.get("programs")
     ran = f"; {programs['ran']} of {programs['samples']} samples ran as programs, the others fell back" if programs else ""
     console.print(

@@ -20,6 +20,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 
+from headway.ranks import rank
+
 _TICKS = 8  # looks within the allowed silence
 _SLACK = 1.5  # of the allowed silence, after which faulthandler's own timer writes
 
@@ -63,7 +65,8 @@ class Watchdog:
     """A context manager; `seconds` of silence are allowed (0: it does not watch)."""
 
     def __init__(self, folder: Path, seconds: float, say: Callable[[str], None]):
-        self._path, self._seconds, self._say = folder / "watchdog.txt", seconds, say
+        name = f"watchdog-rank{rank()}.txt" if rank() else "watchdog.txt"
+        self._path, self._seconds, self._say = folder / name, seconds, say
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from headway import __version__
-from headway.cli import chat_verbs, curate_verbs, data_verbs, plan_verbs, run_verbs, table_verbs
+from headway.cli import chat_verbs, curate_verbs, data_verbs, plan_verbs, run_verbs, several, table_verbs
 from headway.cli.options import app
 from headway.errors import HeadwayError
 
@@ -37,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     wants_trace = "--debug" in words  # wherever it stands
     words = [word for word in words if word != "--debug"]
     try:
+        several.check(words)
         code = app(words, prog_name="headway", standalone_mode=False)
         sys.stdout.flush()
     except (HeadwayError, typer.BadParameter) as error:
@@ -47,12 +48,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     except Exception as error:
+        if several.has_lost(error):
+            several.end(_refuse(several.LOST, wants_trace), several.NOTICED)
         if not hasattr(error, "format_message"):  # typer's own: an unknown verb or option, a missing argument
             raise
         code = _refuse(error, wants_trace)
-    if code == 130:
+    if code == 130 and several.speaks():
         print("stopped; the same command goes on from here", file=sys.stderr)
-    sys.exit(code if isinstance(code, int) else 0)
+    code = code if isinstance(code, int) else 0
+    several.end(code)
+    sys.exit(code)
 
 
 def _refuse(error: Any, wants_trace: bool) -> int:
@@ -64,8 +69,10 @@ def _refuse(error: Any, wants_trace: bool) -> int:
 
         traceback.print_exception(error)
     message = error.format_message() if hasattr(error, "format_message") else str(error)
-    if message:  # a bare `headway` has printed its help and has no message
-        print(f"headway: {' '.join(clean(message).split())}", file=sys.stderr)
+    line = " ".join(clean(message).split())
+    several.report(line)
+    if line and several.speaks():  # a bare `headway` has printed its help and has no message
+        print(f"headway: {line}", file=sys.stderr)
     return 2
 
 

@@ -21,9 +21,10 @@ def plan(
     no_probe: Annotated[
         bool, typer.Option("--no-probe", help="Formulas alone: run nothing of the model, give no times.")
     ] = False,
+    ranks: Annotated[int, typer.Option("--ranks", min=1, help="Memory of each of so many ranks on this machine.")] = 1,
     as_json: JsonOption = False,
 ) -> None:
     """Estimate a recipe's memory, tokens, steps, time and disk, stage by stage, with a short probe on this machine."""
     from headway.plan.screen import plan as show_plan
 
-    show_plan(recipe, overrides or [], root, not no_probe, as_json)
+    show_plan(recipe, overrides or [], root, not no_probe, as_json, ranks)

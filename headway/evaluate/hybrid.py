@@ -13,13 +13,13 @@ It does not know how programs are run or judged.
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+from headway import ranks
 from headway.config import EvaluateConfig
 from headway.evaluate.benchmark import PROGRAM, Show, sampler_of
 from headway.sample import Plan, Progress, Sampler, chunk_of, rollouts_of, verdicts_of
@@ -46,7 +46,7 @@ def evaluate_hybrid(
     A chunk's programs are one batch of the store, what fell back in it another: a stopped evaluation goes on with the rest.
     """
     size, total = chunk_of(config.samples), len(problems) * config.samples
-    with ProgramVerifier(min(MAX_WORKERS, os.cpu_count() or 1)) as verifier:  # nothing is sampled meanwhile
+    with ProgramVerifier(min(MAX_WORKERS, ranks.cores())) as verifier:  # nothing is sampled meanwhile
         programs = sampler.asking(config.program_instruction, verifier)
         for start in range(0, len(problems), size):
             chunk, done = problems[start : start + size], start * config.samples

@@ -2,6 +2,7 @@
 
     train   = weights + gradients + moments + kept + activations + vocabulary          P parameters, T tokens at once, float32
     update  = weights + gradients + moments + kept + what Muon makes orthogonal
+    ranks   = weights + weights / n, gradients / n, moments / n, and gathered     of each of n ranks: a whole copy and its shards
     sample  = weights + moments (RL) + packed copies + cache + drawing
     activations = T [ layers (4 d + 3 q + 2 kv + 4 m) + 5 d ]   what is saved; d width, q, kv heads x head_dim, m mlp_width;
                                                                 with the C kernels q + m less a layer, one number a head more
@@ -61,11 +62,12 @@ class Training:
     activations: int
     vocabulary: int
     update: int  # what the optimizer makes for the while of its step
+    gathered: int = 0  # of several ranks: weights and gradients that are whole for a while
 
     @property
     def peak(self) -> int:
         """The most at once: on the way back, or in the optimizer's step."""
-        always = self.weights + self.gradients + self.moments + self.kept
+        always = self.weights + self.gradients + self.moments + self.kept + self.gathered
         return always + max(self.activations + self.vocabulary, self.update)
 
 
@@ -105,23 +107,30 @@ def activations(config: DecoderConfig, tokens: int, cuda: bool = False, saved: f
 
 
 def training(
-    config: DecoderConfig, optimizer: str, tokens: int, kept: bool = False, cuda: bool = False, saved: float = 0.0
+    config: DecoderConfig, optimizer: str, tokens: int, kept: bool = False, cuda: bool = False, saved: float = 0.0, ranks: int = 1
 ) -> Training:
-    """A step whose largest micro-batch sends `tokens` tokens through the model."""
+    """A step whose largest micro-batch sends `tokens` tokens through the model, on each of so many ranks."""
     count = parameters(config)
     chunk = chunk_tokens(tokens, config.vocab_size, "cuda" if cuda else "cpu")
     logits = 3 * FLOAT * chunk * config.vocab_size  # the chunk, its exponentials, and what the product needs
     vectors = 2 * FLOAT * config.vocab_size * config.width  # of the output and of the embedding, before they are one gradient
     compute = 2 * count.total if cuda else 0  # autocast's bfloat16 copies
     return Training(
-        weights=FLOAT * count.total + compute,
-        gradients=FLOAT * count.total,
-        moments=moments(config, optimizer),
+        weights=FLOAT * count.total + compute + (FLOAT * count.total // ranks if ranks > 1 else 0),
+        gradients=FLOAT * count.total // ranks,
+        moments=moments(config, optimizer) // ranks,
         kept=FLOAT * count.total if kept else 0,
         activations=activations(config, tokens, cuda, saved),
         vocabulary=logits + vectors,
         update=_orthogonal(config) if optimizer == "muon" else 0,
+        gathered=_gathered(config) if ranks > 1 else 0,
     )
+
+
+def _gathered(config: DecoderConfig) -> int:
+    """Bytes of what FSDP makes whole at once: embedding and output and their gradients, two layers and the gradient of one."""
+    count = parameters(config)
+    return FLOAT * (2 * (count.embedding + count.output) + 3 * (count.hidden + count.vectors) // config.layers)
 
 
 def _orthogonal(config: DecoderConfig) -> int:

@@ -26,6 +26,7 @@ from headway.plan.shapes import local_folder, shape_of_checkpoint
 from headway.plan.work import ASSUMED, Work, works
 from headway.stage_config import OptimizerConfig, StageConfig
 
+_RANKS = "memory is that of each of {} ranks; times and tokens are those of one process that does all the work"
 _BUSY = 0.6  # share of the threads' time below which times are not this machine's own
 SAFETY = 0.10  # of the sum: fragments, and what the formulas leave out
 _ROLLOUT_BYTES = 7  # of a sampled token on the disk: its id, its log-prob and its text, compressed
@@ -80,8 +81,13 @@ class Plan:
         return sum(stage.disk for stage in self.stages)
 
 
-def make_plan(recipe: Recipe, root: Path, wants_probe: bool, say: Callable[[str], None] = lambda note: None) -> Plan:
-    """Plan a recipe on this machine. Raises CheckpointError where the model's size is not known, ConfigError as a run would."""
+def make_plan(
+    recipe: Recipe, root: Path, wants_probe: bool, say: Callable[[str], None] = lambda note: None, ranks: int = 1
+) -> Plan:
+    """Plan a recipe on this machine, with memory as each of `ranks` processes on it needs it.
+
+    Raises CheckpointError where the model's size is not known, ConfigError as a run would.
+    """
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
     device = device_of(recipe)
@@ -92,14 +98,14 @@ def make_plan(recipe: Recipe, root: Path, wants_probe: bool, say: Callable[[str]
     else:
         shape, origin = shape_of(recipe, evidence.vocabulary or recipe.model.vocabulary), "the recipe"
     found, count = works(recipe, shape, evidence), memory.parameters(shape)
-    base, available = peak_memory_bytes(), probe.memory_bytes(device)
+    base, available = peak_memory_bytes(), probe.memory_bytes(device) // (1 if device.type == "cuda" else ranks)
     measured, note = _probed(recipe, shape, found, device, available, wants_probe, say)
     gc.collect()
-    stages = tuple(_stage(recipe, shape, work, measured, base, device) for work in found)
+    stages = tuple(_stage(recipe, shape, work, measured, base, device, ranks) for work in found)
     root = next(folder for folder in (root.absolute(), *root.absolute().parents) if folder.is_dir())
     free = shutil.disk_usage(root).free
     parts = {"embedding": count.embedding, "output": count.output, "layers": count.hidden, "norms and biases": count.vectors}
-    notes = (*evidence.notes, *note, f"assumed: {ASSUMED}")
+    notes = (*evidence.notes, *note, f"assumed: {ASSUMED}", *([_RANKS.format(ranks)] if ranks > 1 else []))
     told = _told(measured)
     plan = Plan(recipe.name, device.type, origin, parts, available, free, stages, told, notes, ())
     return Plan(recipe.name, device.type, origin, parts, available, free, stages, told, notes, _warnings(recipe, plan, evidence))
@@ -140,13 +146,13 @@ def _probed(
 
 
 def _stage(
-    recipe: Recipe, shape: DecoderConfig, work: Work, measured: probe.Measured, base: int, device: torch.device
+    recipe: Recipe, shape: DecoderConfig, work: Work, measured: probe.Measured, base: int, device: torch.device, ranks: int
 ) -> StagePlan:
     """Memory, seconds and disk of one stage."""
-    cuda, name = device.type == "cuda", optimizer_of(recipe, work.stage).name
-    training = memory.training(shape, name, work.micro_tokens, work.stage == "midtrain", cuda, measured.saved_per_token)
-    sampling = memory.sampling(shape, max(1, work.samples), work.length, work.limit, cuda)
-    trains = work.micro_tokens > 0
+    cuda, name, trains = device.type == "cuda", optimizer_of(recipe, work.stage).name, work.micro_tokens > 0
+    is_kept, saved = work.stage == "midtrain", measured.saved_per_token
+    training = memory.training(shape, name, work.micro_tokens, is_kept, cuda, saved, ranks if trains else 1)
+    sampling = memory.sampling(shape, max(1, -(-work.samples // ranks)), work.length, work.limit, cuda)
     held = training.weights + (training.moments if work.stage == "rl" else 0)
     peak = max(training.peak if trains else 0, held + sampling.peak)
     parts = {
@@ -157,6 +163,7 @@ def _stage(
         "activations": training.activations if trains else 0,
         "vocabulary": training.vocabulary if trains else 0,
         "update": training.update if trains else 0,
+        **({"gathered": training.gathered if trains else 0} if ranks > 1 else {}),
         "packed": sampling.packed,
         "cache": sampling.cache,
         "drawing": sampling.drawing + sampling.products,
@@ -210,7 +217,7 @@ def _warnings(recipe: Recipe, plan: Plan, evidence: Evidence) -> tuple[str, ...]
 def _remedy(recipe: Recipe, stage: StagePlan, plan: Plan) -> str:
     """The key that helps most."""
     parts, name = stage.memory, stage.stage
-    fixed = sum(parts[key] for key in ("weights", "gradients", "moments", "kept", "process"))
+    fixed = sum(parts.get(key, 0) for key in ("weights", "gradients", "moments", "kept", "gathered", "process"))
     config: StageConfig | None = getattr(recipe, name, None)
     if fixed > plan.available:
         return f"the model alone takes {_gib(fixed)} (weights, gradients, optimizer); a smaller model or a larger machine"

@@ -19,10 +19,22 @@ from headway.plan.planning import Plan, StagePlan, make_plan
 from headway.recipe import load_recipe
 from headway.report.markup import clean, duration, size
 
-_PARTS = ("weights", "gradients", "moments", "kept", "activations", "vocabulary", "update", "packed", "cache", "drawing")
+_PARTS = (
+    "weights",
+    "gradients",
+    "moments",
+    "kept",
+    "activations",
+    "vocabulary",
+    "update",
+    "gathered",
+    "packed",
+    "cache",
+    "drawing",
+)
 
 
-def plan(recipe_path: str, overrides: Sequence[str], root: Path, wants_probe: bool, as_json: bool) -> None:
+def plan(recipe_path: str, overrides: Sequence[str], root: Path, wants_probe: bool, as_json: bool, ranks: int = 1) -> None:
     """Plan a recipe and print it."""
     recipe = load_recipe(recipe_path, overrides)
     waiting = Console(stderr=True)
@@ -31,7 +43,7 @@ def plan(recipe_path: str, overrides: Sequence[str], root: Path, wants_probe: bo
         if not as_json:
             waiting.print(Text(f"{note} ..."), soft_wrap=True)
 
-    found = make_plan(recipe, root, wants_probe, say)
+    found = make_plan(recipe, root, wants_probe, say, ranks)
     if as_json:
         print(json.dumps(asdict(found) | {"peak": found.peak, "seconds": found.seconds, "disk": found.disk}))
         return
@@ -77,7 +89,7 @@ def _work(found: Plan) -> Table:
 def _memory(found: Plan) -> Table:
     """Bytes by stage and part."""
     table = Table()
-    shown = [part for part in _PARTS if any(stage.memory[part] for stage in found.stages)]
+    shown = [part for part in _PARTS if any(stage.memory.get(part) for stage in found.stages)]
     for head in ("memory", *shown, "process", "safety", "at its highest"):
         table.add_column(head, justify="left" if head == "memory" else "right")
     for stage in found.stages:

@@ -20,6 +20,7 @@ from typing import Any
 
 from headway.config import STAGES
 from headway.durable import CARD, read_json, write_atomic
+from headway.ranks import by_first
 from headway.report.card_use import how_to_use
 from headway.report.markup import clean, p_value, percent, points
 from headway.report.tables import StageRow, funnels, read_run
@@ -39,6 +40,7 @@ _TITLES = {
 }
 
 
+@by_first
 def write_cards(run_dir: Path) -> None:
     """Write the card of every finished checkpoint that has none or an unmeasured one, and the run's README.md."""
     trained = [stage for stage in STAGES if (run_dir / "checkpoints" / stage / "final").is_dir()]

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from headway.durable import read_json, write_atomic
+from headway.ranks import by_first
 from headway.report import charts
 from headway.report.alarms import ALARMS_INTRO, alarm_list
 from headway.report.curves import curve_cards, glossary_list
@@ -40,6 +41,7 @@ _SECTIONS = (
 )
 
 
+@by_first
 def write_page(run_dir: str | Path) -> Path:
     """Write `report.html` of a run and return its path. RunError where `results.json` is missing or damaged."""
     path = Path(run_dir) / "report.html"

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from headway.durable import write_folder_atomic
 from headway.model.adapter_folder import save_adapter, start_of
 from headway.model.adapters import adapt, merge
+from headway.ranks import first
 from headway.stages.workspace import Workspace
 
 
@@ -35,7 +37,13 @@ def adapters(work: Workspace, stage: str) -> Iterator[None]:
         start = start_of(before / "adapter")
     else:
         start = str(before / "final") if before is not None else recipe.model.checkpoint
-    points = work.run.checkpoints(stage)
-    with write_folder_atomic(points.folder / "adapter", f"{work.run.fingerprint}/{stage}/adapter") as folder:
-        save_adapter(work.model, folder, start, lora.alpha, lora.rank, before / "adapter" if stacked and before else "")
+    first(lambda: _keep(work, stage, start, before / "adapter" if stacked and before else ""))
     merge(work.model)
+
+
+def _keep(work: Workspace, stage: str, start: str, below: Path | str) -> None:
+    """Write the adapters beside the stage's weights."""
+    lora, points = work.recipe.lora, work.run.checkpoints(stage)
+    assert lora is not None
+    with write_folder_atomic(points.folder / "adapter", f"{work.run.fingerprint}/{stage}/adapter") as folder:
+        save_adapter(work.model, folder, start, lora.alpha, lora.rank, below)

@@ -98,6 +98,19 @@ def preflight(work: Workspace, stage: str, objective: Objective[Any], config: St
     }
 
 
+def joined(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The records of several ranks, each of its own share of the batches, as one: the first that fails, else the first, with the
+    counts of all.
+    """
+    chosen = dict(next((record for record in records if not record["passed"]), records[0]))
+    counted = ("documents", "tokens", "trained", "micro_batches", "read")
+    chosen["batches"] = [
+        batch | {name: sum(record["batches"][number][name] for record in records) for name in counted}
+        for number, batch in enumerate(chosen["batches"])
+    ]
+    return chosen
+
+
 def refuse(stage: str, record: dict[str, Any], where: str) -> None:
     """Raise RunError with one line where a check of the record failed."""
     failed = [check for check in record["checks"] if not check["passed"]]

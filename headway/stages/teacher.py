@@ -11,6 +11,7 @@ from typing import Any
 from headway.config import Recipe
 from headway.errors import ConfigError, RunError
 from headway.problems.worked import SOLVERS, solve_all
+from headway.ranks import first
 from headway.sample import Plan
 from headway.stages.imports import import_traces
 from headway.stages.workspace import Workspace, frozen
@@ -25,8 +26,25 @@ def teach(work: Workspace, verifier: Verifier) -> None:
     recipe, run = work.recipe, work.run
     if run.done("teacher"):
         return
+    record = first(lambda: _written(work, verifier))
+    own = recipe.teacher
+    if own.own_rollouts and own.own_problems:
+        plan = Plan("teacher", 0, f"{recipe.name}/start", 1.0, 1.0, recipe.evaluate.max_tokens)
+        work.sample_stored(_asked(work)[: own.own_problems], own.own_rollouts, plan, "teacher:own", "teacher")
+    work.tell("teacher", 1, 1, {"rollouts": record["scripted"] + record["imported"]})
+    run.finish("teacher", record)
+
+
+def _asked(work: Workspace) -> list[Problem]:
+    """The training problems, but for those of the base alone."""
     elementary = work.base_only()
-    problems = [problem for problem in training_problems(work.store).rows if problem.id not in elementary]
+    return [problem for problem in training_problems(work.store).rows if problem.id not in elementary]
+
+
+def _written(work: Workspace, verifier: Verifier) -> dict[str, Any]:
+    """Append what others wrote: the server, the scripted teacher, the data itself. How many there are of each."""
+    recipe, run = work.recipe, work.run
+    problems = _asked(work)
     by_id = {problem.id: problem for problem in problems}
     asked = _served(work, verifier, problems) if recipe.teacher.server else {}
     written = [] if recipe.teacher.server else _scripted(problems, recipe)
@@ -42,13 +60,8 @@ def teach(work: Workspace, verifier: Verifier) -> None:
             traces += count
             if source.traces_only:
                 run.freeze(f"traces-{source.label}", frozen(funnel, [], {}))
-    own = recipe.teacher
-    if own.own_rollouts and own.own_problems:
-        plan = Plan("teacher", 0, f"{recipe.name}/start", 1.0, 1.0, recipe.evaluate.max_tokens)
-        work.sample_stored(problems[: own.own_problems], own.own_rollouts, plan, "teacher:own", "teacher")
-    work.tell("teacher", 1, 1, {"rollouts": len(written) + len(imported) + traces})
     record = {"scripted": len(written), "imported": len(imported) + traces}
-    run.finish("teacher", record | ({"server": asked} if asked else {}))
+    return record | ({"server": asked} if asked else {})
 
 
 def _served(work: Workspace, verifier: Verifier, problems: list[Problem]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from headway.durable import write_atomic
 from headway.journal import Metrics
+from headway.ranks import by_first
 from headway.train.habits import example
 from headway.train.health import Alarm, Health
 from headway.types import Outcome
@@ -34,6 +35,7 @@ class StageWatch:
         self._health: Health | None = None
         self._alarms = Metrics(work.run.folder / ALARMS)
 
+    @by_first
     def see(self, row: dict[str, Any]) -> dict[str, str]:
         """Keep what the row raises, pass the row on, and give what to tell: {"alarm": its lines}, else {}."""
         lines: list[str] = []

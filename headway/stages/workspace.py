@@ -16,10 +16,11 @@ from headway.errors import RunError, StoreError
 from headway.model.folder import first_line
 from headway.model.tokenizer import Tokenizer
 from headway.model.transformer import Decoder
+from headway.ranks import first, gather, size
 from headway.runs import Run
 from headway.sample import Plan, Sampler, chunk_of, rollouts_of, verdicts_of
 from headway.stage_config import StageConfig
-from headway.stages.preflight import preflight, refuse, summary
+from headway.stages.preflight import joined, preflight, refuse, summary
 from headway.stages.watch import StageWatch
 from headway.store.binned import VERIFIER
 from headway.store.combined import check_verifier
@@ -74,14 +75,14 @@ class Workspace:
 
     def sample_stored(self, problems: Sequence[Problem], count: int, plan: Plan, batch: str, stage: str) -> None:
         """Sample and append `count` rollouts of each problem, in chunks; a chunk that the store holds is not sampled again."""
-        size = chunk_of(count)
-        for start in range(0, len(problems), size):
+        chunk = chunk_of(count)
+        for start in range(0, len(problems), chunk):
             name = f"{batch}/{start}"
             if not self.store.has_batch("verdicts", name):
-                groups = self.sampler.sample(problems[start : start + size], count, plan)
+                groups = self.sampler.sample(problems[start : start + chunk], count, plan)
                 self.store.add_rollouts(rollouts_of(groups), name)
                 self.store.add_verdicts(verdicts_of(groups), name)
-            done = min(len(problems), start + size)
+            done = min(len(problems), start + chunk)
             self.tell(stage, done * count, len(problems) * count, {"sampling": plan.sampler})
 
     def table(self, stage: str) -> Store:
@@ -131,6 +132,11 @@ class Workspace:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
+            if size() > 1:
+                raise RunError(
+                    f"{stage}: memory ran out on a rank ({first_line(error)}), where updates are not split further: "
+                    f"lower {stage}.micro_batch_tokens, or start more ranks"
+                ) from None
             longest = "seq_len" if hasattr(config, "seq_len") else "max_tokens"
             reason = first_line(error) if isinstance(error, MemoryError) else f"memory ran out ({first_line(error)})"
             raise RunError(f"{stage}: {reason}; lower {stage}.{longest}; `headway plan` says what the stage needs") from None
@@ -141,8 +147,8 @@ class Workspace:
         if not self.recipe.health.preflight or (path.exists() and read_json(path)["passed"]):
             return
         with at("pre-flight"):
-            record = preflight(self, stage, objective, config)
-        write_json(path, record)
+            record = joined(gather(preflight(self, stage, objective, config)))
+        first(lambda: write_json(path, record))
         refuse(stage, record, str(path))
         self.tell(stage, 0, 1, {"note": summary(record)})
 

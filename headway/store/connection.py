@@ -15,7 +15,8 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,7 +45,7 @@ def connect(folder: Path, files: Mapping[str, Sequence[File]], ordered: bool) ->
     try:
         con.execute(f"SET preserve_insertion_order = {ordered}")
         con.execute(f"SET memory_limit = '{_MEMORY}'")
-        con.execute(f"SET temp_directory = {_literal(str(spill_of(folder)))}")
+        con.execute(f"SET temp_directory = {_literal(str(_spill(folder)))}")
         con.execute("SET streaming_buffer_size = '32MB'")  # a query goes on while its rows are looked at
         con.execute("SET python_enable_replacements = false")
         con.execute("SET autoload_known_extensions = false")
@@ -72,7 +73,7 @@ def _union(table: Table, files: Sequence[File]) -> str:
     return " UNION ALL ".join(parts)
 
 
-def spill_of(folder: Path) -> Path:
+def _spill(folder: Path) -> Path:
     """A folder of one connection (or one sort) alone for what exceeds the memory; DuckDB makes it when needed and removes it.
 
     It lies beside the tables, where there is room for large things (a temporary folder may be memory). What a killed process of
@@ -85,6 +86,22 @@ def spill_of(folder: Path) -> Path:
             shutil.rmtree(left, ignore_errors=True)
     place = folder / ".spill" if os.access(folder, os.W_OK) else Path(tempfile.gettempdir()) / "headway-spill"
     return place.with_name(f"{place.name}-{host}-{os.getpid()}-{next(_CONNECTIONS)}")
+
+
+@contextmanager
+def spilling(folder: Path) -> Iterator[None]:
+    """Let a library that asks the environment for a temporary folder have such a one, which is gone afterwards."""
+    place, before = _spill(folder), os.environ.get("TMPDIR")
+    place.mkdir(parents=True, exist_ok=True)
+    os.environ["TMPDIR"] = str(place)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["TMPDIR"]
+        else:
+            os.environ["TMPDIR"] = before
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def _literal(text: str) -> str:

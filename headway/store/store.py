@@ -16,13 +16,10 @@ This file does not know what the rows are for: the data sets are in `queries`. I
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -33,7 +30,8 @@ from deltalake.exceptions import CommitFailedError, DeltaError
 
 from headway.durable import need_space
 from headway.errors import StoreError
-from headway.store.connection import File, connect, spill_of
+from headway.ranks import by_first, first, size
+from headway.store.connection import File, connect, spilling
 from headway.store.schema import HEAVY, LATER, PLACE, TABLES
 from headway.types import Label, Problem, Rollout, Split, Verdict, content_id
 
@@ -63,7 +61,15 @@ class Store:
         self.path = Path(path).absolute()
         self._pinned: dict[str, int] | None = None
         self._lock = threading.RLock()  # a handle must not move on between a look at it and its commit
+        if create and size() > 1:
+            first(self._make)
         self._tables = {name: self._open(name, create and name not in LATER) for name in TABLES}
+
+    def _make(self) -> None:
+        """The tables that every store has, where they are not there yet."""
+        for name in TABLES:
+            if name not in LATER:
+                self._open(name, create=True)
 
     def _open(self, name: str, create: bool) -> DeltaTable | None:
         folder = self.path / name
@@ -119,6 +125,7 @@ class Store:
         """Whether `table` ("problems", "rollouts", "verdicts", "labels") holds the batch."""
         return (found := self._now(table)) is not None and found.transaction_version(_app(batch)) is not None
 
+    @by_first
     def _append(self, name: str, records: Sequence[Any], batch: str) -> int:
         """One commit with the batch's rows. A batch without a name is named by its content. RunError where the disk is full."""
         if self._pinned is not None:
@@ -178,7 +185,7 @@ class Store:
                 try:
                     sizes = pa.table(table.get_add_actions(flatten=True)).column("size_bytes").to_pylist()
                     if before > 1 + sum(sizes) / _LARGE:  # `optimize.compact` would interleave the rows of the files it joins
-                        with _temporary(spill_of(self.path)):
+                        with spilling(self.path):
                             table.optimize.z_order(
                                 [PLACE],
                                 target_size=_LARGE,
@@ -376,19 +383,3 @@ def _line(error: Exception) -> str:
     """The first line of a library's message, and the causes that it draws as a tree below."""
     first, *more = (re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip() or type(error).__name__).splitlines()
     return ": ".join([first, *(line.strip(" ↳") for line in more if line.lstrip().startswith("↳"))])
-
-
-@contextmanager
-def _temporary(folder: Path) -> Iterator[None]:
-    """Let libraries that ask the environment put temporary files into this folder, which is gone afterwards."""
-    before = os.environ.get("TMPDIR")
-    folder.mkdir(parents=True, exist_ok=True)
-    os.environ["TMPDIR"] = str(folder)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["TMPDIR"]
-        else:
-            os.environ["TMPDIR"] = before
-        shutil.rmtree(folder, ignore_errors=True)

@@ -16,6 +16,7 @@ import torch
 from headway.machine import free_memory_bytes
 from headway.model.config import DecoderConfig
 from headway.model.transformer import Decoder, Recompute
+from headway.ranks import gather, size
 from headway.stage_config import StageConfig
 
 POLICIES: tuple[Recompute, ...] = ("none", "gates", "mlp", "blocks")  # in the order of time, the fastest first
@@ -34,15 +35,19 @@ def activation_bytes(config: DecoderConfig, policy: Recompute, tokens: int, narr
 
 
 def policy_for(model: Decoder, config: StageConfig) -> Recompute:
-    """The recipe's policy; "auto" is the fastest whose activations fit beside gradients and optimizer state."""
+    """The recipe's policy; "auto" is the fastest whose activations fit beside gradients and optimizer state, on every rank."""
     if config.recompute != "auto":
         return config.recompute
+    return max(gather(_fitting(model, config)), key=POLICIES.index)
+
+
+def _fitting(model: Decoder, config: StageConfig) -> Recompute:
     on_cuda = model.device.type == "cuda"
     free = torch.cuda.mem_get_info(model.device)[0] if on_cuda else free_memory_bytes()
     if not free:  # a system that does not tell
         return "none"
     learned = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    room = _SHARE * (free - 12 * learned)  # a gradient and two moments of 4 bytes each
+    room = _SHARE * (free - 12 * learned / size())  # a gradient and two moments of 4 bytes each
     for policy in POLICIES[:-1]:
         if activation_bytes(model.config, policy, config.micro_batch_tokens, on_cuda) <= room:
             return policy

@@ -118,20 +118,24 @@ def micro_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
 
 def micro_batches_by_prompt(documents: Sequence[Document], max_tokens: int) -> list[list[int]]:
     """As `micro_batches`, documents of one prompt together; a prompt with more documents than fit is begun again."""
-    bundles: dict[tuple[int, ...], list[int]] = {}  # prompt -> the open bundle of its documents
+    closed, costs = bundles(documents, max_tokens)
+    return [[i for bundle in part for i in closed[bundle]] for part in micro_batches(costs, max_tokens)]
+
+
+def bundles(documents: Sequence[Document], max_tokens: int) -> tuple[list[list[int]], list[int]]:
+    """Documents of one prompt in bundles of at most `max_tokens` (or of one), and the tokens of each, its prompt counted once."""
+    opened: dict[tuple[int, ...], list[int]] = {}  # prompt -> the open bundle of its documents
     sizes: dict[tuple[int, ...], int] = {}
     closed: list[list[int]] = []
     costs: list[int] = []
     for number, document in enumerate(documents):
         prompt, own = document.prompt, len(document.ids) - document.first_target
-        if prompt in bundles and sizes[prompt] + own > max_tokens:
-            closed.append(bundles.pop(prompt))
+        if prompt in opened and sizes[prompt] + own > max_tokens:
+            closed.append(opened.pop(prompt))
             costs.append(sizes.pop(prompt))
-        bundles.setdefault(prompt, []).append(number)
+        opened.setdefault(prompt, []).append(number)
         sizes[prompt] = sizes.get(prompt, len(prompt)) + own
-    closed += bundles.values()
-    costs += sizes.values()
-    return [[i for bundle in part for i in closed[bundle]] for part in micro_batches(costs, max_tokens)]
+    return [*closed, *opened.values()], [*costs, *sizes.values()]
 
 
 def pack(lengths: Sequence[int], seq_len: int) -> list[list[int]]:

@@ -4,7 +4,8 @@
 
 Losses are normalised over the whole update, so that the sum over smaller micro-batches is the same gradient; and it is, byte for
 byte, that of a recipe whose `micro_batch_tokens` is the smaller n, for nothing of the first try is kept. The smaller n holds for
-the rest of the stage. It does not know losses or stages, and nothing of several processes: they would have to agree on n.
+the rest of the stage. Several ranks would have to agree on n in the middle of what they do together: there the error stays an
+error. It does not know losses or stages.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 
 from headway.model.transformer import Decoder
+from headway.ranks import size
 
 Result = TypeVar("Result")
 _WORDS = ("DefaultCPUAllocator", "not enough memory", "out of memory", "std::bad_alloc", "CUBLAS_STATUS_ALLOC_FAILED")
@@ -51,7 +53,7 @@ def replayed(gradient: Callable[[Sequence[Any]], Result], model: Decoder, object
         try:
             return gradient(micros)
         except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
+            if not is_out_of_memory(error) or size() > 1:
                 raise
         sizes = [objective.tokens(micro) for micro in micros]  # the error is gone here, and with it the frames that held tensors
         del micros

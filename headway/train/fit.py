@@ -24,6 +24,7 @@ from headway.machine import keep_freed_memory
 from headway.model.adapters import frozen_hash
 from headway.model.precision import autocast
 from headway.model.transformer import Decoder
+from headway.ranks import gather, rank, together
 from headway.stage_config import StageConfig
 from headway.train.activations import policy_for
 from headway.train.budget import lowered, replayed
@@ -38,7 +39,8 @@ from headway.train.optim import (
     trained,
     update,
 )
-from headway.train.resume import StageFolder
+from headway.train.resume import Below, StageFolder
+from headway.train.sharding import collect, evened, hand_out, idle_loss, learner, moved, release, summed
 from headway.watchdog import at
 
 Micro = TypeVar("Micro")
@@ -101,19 +103,24 @@ def fit(model: Decoder, objective: Objective[Any], config: StageConfig, steps: i
     finite: the weights are then those before that step; MemoryError where a single document does not fit.
     """
     keep_freed_memory()
-    optimizer = make_optimizer(model, config.optimizer)
+    optimizer = make_optimizer(learner(model), config.optimizer)
     frozen = frozen_hash(model)
-    model.recompute = policy_for(model, config)
-    step, tokens, ended = _resume(model, optimizer, objective, folder, frozen)
+    model.recompute = learner(model).recompute = policy_for(model, config)
+    with together():
+        step, tokens, ended = _resume(model, optimizer, objective, folder, frozen)
+    folder.rewind(step)
+    hand_out(model)
     if step < steps and not ended:
-        folder.need_room(planned_tensors(optimizer, model))
+        folder.need_room(planned_tensors(optimizer, learner(model)))
     saved_at, pause, took = time.monotonic(), config.checkpoint_seconds, 0.0
     while step < steps and not ended:
         started, allowed = time.monotonic(), objective.max_tokens
-        movement = Movement(model) if step % RATIO_EVERY == 0 else None
+        movement = _movement(model) if step % RATIO_EVERY == 0 else None
         with at("update"):
             row, seen = _one_step(model, optimizer, objective, config, step, steps)
-        row |= movement.ratios(model) if movement else {}
+        if movement is not None:
+            collect(model)
+            row |= movement.ratios(model)
         if objective.max_tokens < allowed:
             row["micro_batch_tokens"] = objective.max_tokens
         tokens += seen
@@ -124,11 +131,18 @@ def fit(model: Decoder, objective: Objective[Any], config: StageConfig, steps: i
         row["tokens_per_s"] = round(seen / max(1e-9, time.monotonic() - started), 1)
         folder.log(row)
         show(step, steps, row | lowered(allowed, objective.max_tokens) | ({"save_seconds": took} if took > 1 else {}))
-        if ended or step == steps or time.monotonic() - saved_at > pause:
+        if ended or step == steps or gather(time.monotonic() - saved_at > pause)[0]:
             with at("saving"):
                 took = _save(model, optimizer, objective, folder, (step, tokens, ended), config.checkpoints_kept, frozen)
             saved_at, pause = time.monotonic(), pause_after(took, config.checkpoint_seconds)
+    release(model)
     return Fitted(step, tokens)
+
+
+def _movement(model: Decoder) -> Movement:
+    """Before a step whose movement is measured."""
+    collect(model)
+    return Movement(model)
 
 
 def _one_step(
@@ -140,29 +154,34 @@ def _one_step(
     norms: list[float] = []
     seen = 0
     model.train()
+    learner(model).train()
     for micros in objective.updates(step):
-        sums, tokens = replayed(partial(_gradient, model, objective, sums), model, objective, micros)
+        sums, tokens = replayed(partial(gradient_of, model, objective, sums), model, objective, micros)
         seen += tokens
-        norms.append(update(optimizer, model, rate, config.optimizer.clip_norm))
+        norms.append(update(optimizer, learner(model), rate, config.optimizer.clip_norm))
+        moved(model)
     row: dict[str, Any] = {"step": step + 1, "lr": rate}
     row |= {name: value / max(1, len(norms)) for name, value in sums.items()}
     row["grad_norm"] = sum(norms) / max(1, len(norms))
     return row, seen
 
 
-def _gradient(
+def gradient_of(
     model: Decoder, objective: Objective[Any], before: dict[str, float], micros: Sequence[Any]
 ) -> tuple[dict[str, float], int]:
     """Add up the gradient of an update; its numbers added to those `before` it, and its tokens."""
-    sums, seen = dict(before), 0
-    for micro in micros:
+    sums, seen = dict(before) if rank() == 0 else {}, 0
+    for micro in evened(micros):
+        if micro is None:
+            idle_loss(model).backward()
+            continue
         with autocast(model):
             loss, numbers = objective.loss(micro)
         loss.backward()
         seen += objective.tokens(micro)
         for name, value in {"loss": float(loss.detach()), **numbers}.items():
             sums[name] = sums.get(name, 0.0) + value
-    return sums, seen
+    return summed(sums), sum(gather(seen))
 
 
 def pause_after(save_seconds: float, checkpoint_seconds: float) -> float:
@@ -184,8 +203,8 @@ def _save(
 ) -> float:
     """Write the resume point of what is reached (step, tokens, ended), let go of all but the last `kept`; the seconds it took."""
     step, tokens, ended = reached
-    weights = {f"model.{name}": p.detach() for name, p in trained(model).items()}
-    moments = {f"optimizer.{name}": value for name, value in optimizer_tensors(optimizer, model).items()}
+    weights = {f"model.{name}": p.detach() for name, p in trained(learner(model)).items()}
+    moments = {f"optimizer.{name}": value for name, value in optimizer_tensors(optimizer, learner(model)).items()}
     extra = {f"objective.{name}": value for name, value in objective.kept_tensors().items()}
     state: dict[str, Any] = {"step": step, "tokens": tokens, "ended": ended, "objective": objective.state()}
     state["micro_batch_tokens"] = objective.max_tokens
@@ -199,11 +218,11 @@ def _resume(
 ) -> tuple[int, int, bool]:
     """Load the newest resume point into model, optimizer and objective: (step, tokens, ended); zeros if there is none.
 
-    Tensors are read one by one and go where they belong, so nothing of the point is held twice.
+    Tensors are read one by one and go where they belong, so nothing of the point is held twice. Every rank reads all of it; the
+    learner's weights are still to be handed out.
     """
     found = folder.load()
     if found is None:
-        folder.rewind(0)
         return 0, 0, False
     tensors, state = found
     names: dict[str, list[str]] = {"model": [], "optimizer": [], "objective": []}
@@ -218,9 +237,8 @@ def _resume(
     with torch.no_grad():
         for name, parameter in own.items():
             parameter.copy_(tensors[f"model.{name}"])
-    load_optimizer(optimizer, model, {n: tensors[f"optimizer.{n}"].to(model.device) for n in names["optimizer"]})
+    load_optimizer(optimizer, learner(model), Below(tensors, "optimizer."))
     kept = {n: tensors[f"objective.{n}"].to(model.device) for n in names["objective"]}
     objective.restore(state["objective"] | {"tensors": kept})
     objective.max_tokens = min(objective.max_tokens, state.get("micro_batch_tokens", objective.max_tokens))
-    folder.rewind(state["step"])
     return state["step"], state["tokens"], state["ended"]

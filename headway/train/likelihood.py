@@ -18,9 +18,11 @@ from torch import Tensor
 from headway.model.head import token_logprobs, token_logprobs_and_entropy
 from headway.model.precision import autocast
 from headway.model.transformer import Decoder
+from headway.ranks import gather
 from headway.train.batching import Document, Flat, flatten, micro_batches
 from headway.train.losses import nll
 from headway.train.optim import trained
+from headway.train.sharding import collect, learner, own_share
 
 Batches = Callable[[], Iterator[Sequence[int]]]  # a fresh endless stream of document numbers, one list a step
 
@@ -73,8 +75,8 @@ class Likelihood:
         yield self.again()
 
     def again(self) -> list[Flat]:
-        """The step's documents in micro-batches."""
-        return self._flats(self._now)
+        """The step's documents, of several ranks this one's share, in micro-batches."""
+        return self._flats([self._now[i] for i in own_share([len(d.ids) for d in self._now])])
 
     def _flats(self, documents: Sequence[Document]) -> list[Flat]:
         parts = micro_batches([len(d.ids) for d in documents], self.max_tokens)
@@ -82,7 +84,7 @@ class Likelihood:
 
     def loss(self, micro: Flat) -> tuple[Tensor, dict[str, float]]:
         """The micro-batch's share of the step's mean loss a token."""
-        return nll(document_logprobs(self._model, micro), self._targets), {}
+        return nll(document_logprobs(learner(self._model), micro), self._targets), {}
 
     def tokens(self, micro: Flat) -> int:
         """Tokens through the model."""
@@ -106,9 +108,10 @@ class Likelihood:
     def validation_loss(self) -> float:
         """Mean negative log-likelihood in nats a target token of the validation documents."""
         total = sum(d.num_targets for d in self._validation)
+        collect(self._model)
         self._model.eval()
-        flats = self._flats(self._validation)
-        return sum(float(nll(document_logprobs(self._model, f), total)) for f in flats)
+        flats = self._flats([self._validation[i] for i in own_share([len(d.ids) for d in self._validation])])
+        return sum(gather(sum(float(nll(document_logprobs(self._model, f), total)) for f in flats)))
 
     def take_best(self) -> dict[str, Any]:
         """Put the best weights into the model; the best step and loss, or {} where nothing was validated."""

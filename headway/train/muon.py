@@ -5,7 +5,8 @@
 
 Source: K. Jordan et al. 2024, "Muon: an optimizer for hidden layers", with Moonlight's scale (arXiv 2502.16982, section 2.2): it
 makes AdamW's learning rates fit. PyTorch's own `torch.optim.Muon` iterates in bfloat16, which a CPU multiplies at a tenth of
-its float32 rate; this one iterates in float32 there, and batches matrices of one shape. It does not know a model.
+its float32 rate; this one iterates in float32 there, and batches matrices of one shape. Of a sharded
+matrix every rank makes the whole update. It does not know a model.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from headway.train.shards import as_sharded, whole
 
 _A, _B, _C = 3.4445, -4.7750, 2.0315  # the quintic of Jordan et al.: singular values land in about [0.7, 1.2]
 
@@ -52,9 +55,9 @@ class Muon(torch.optim.Optimizer):
                 moment.lerp_(parameter.grad, 1 - group["momentum"])
                 updates.append(parameter.grad.lerp(moment, group["momentum"]))
             scale = 0.2 * max(shape) ** 0.5
-            for parameter, update in zip(same, orthogonalised(torch.stack(updates)), strict=True):
+            for parameter, update in zip(same, orthogonalised(torch.stack([whole(u) for u in updates])), strict=True):
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                parameter.add_(update, alpha=-group["lr"] * scale)
+                parameter.add_(as_sharded(update, parameter), alpha=-group["lr"] * scale)
 
     def _adamw(self, parameter: Tensor, group: dict[str, Any]) -> None:
         assert parameter.grad is not None

@@ -6,12 +6,14 @@ lr(s) = peak * warm-up(s) * decay(s),    warm-up linear over its share of the st
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from headway.stage_config import OptimizerConfig
 from headway.train.muon import Muon
+from headway.train.shards import as_sharded, norm_of
 
 
 def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
@@ -64,7 +66,7 @@ def update(optimizer: Optimizer, model: nn.Module, lr: float, clip_norm: float) 
 
     A gradient that is not finite raises FloatingPointError before the weights are touched.
     """
-    norm = float(nn.utils.clip_grad_norm_(model.parameters(), clip_norm))
+    norm = norm_of(nn.utils.clip_grad_norm_(model.parameters(), clip_norm))
     if not math.isfinite(norm):
         raise FloatingPointError(f"the gradient's norm is {norm}")
     for group in optimizer.param_groups:
@@ -88,12 +90,13 @@ def planned_tensors(optimizer: Optimizer, model: nn.Module) -> list[Tensor]:
     return planned
 
 
-def load_optimizer(optimizer: Optimizer, model: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Put back what `optimizer_tensors` gave."""
+def load_optimizer(optimizer: Optimizer, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Put back what `optimizer_tensors` gave, whole tensors, one by one; of a sharded parameter each rank keeps its shard."""
     is_fused = any(group.get("fused") for group in optimizer.param_groups)  # it counts its steps where the weights are
-    for name, parameter in trained(model).items():
-        found = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.rpartition(".")[0] == name}
-        if found:
-            optimizer.state[parameter] = {
-                key: value.to("cpu" if key == "step" and not is_fused else parameter.device) for key, value in found.items()
-            }
+    own = trained(model)
+    for key in tensors:
+        name, _, field = key.rpartition(".")
+        if name in own:
+            parameter = own[name]
+            value = tensors[key].to("cpu" if field == "step" and not is_fused else parameter.device)
+            optimizer.state[parameter][field] = value if field == "step" else as_sharded(value, parameter)

@@ -36,6 +36,7 @@ from headway.train.policy_losses import (
     truncated_weights,
     weighted_surrogate,
 )
+from headway.train.sharding import collect, largest, learner, own_documents
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +116,7 @@ class PolicyGradient:
 
         A trajectory without an advantage is left out, of the model and of the normaliser, unless a KL in the loss needs it.
         """
+        collect(self._model)  # which samples
         sampled, config = self._sampling.sample(step), self._config
         self._temperature, self._numbers, self._gap = sampled.temperature, dict(sampled.numbers), 0.0
         is_needed = bool(config.kl_coef) and config.kl != "k1"
@@ -130,19 +132,21 @@ class PolicyGradient:
             yield self.again()
 
     def again(self) -> list[PolicyBatch]:
-        """The update's trajectories in micro-batches; what the last layout of them has shown is forgotten."""
+        """The update's trajectories (of several ranks, a share) in micro-batches; what they showed before is forgotten."""
         if self._first_update:
             self._gap, self._gaps = 0.0, {}
         return self._batches(*self._now)
 
     def _batches(self, trajectories: Sequence[Trajectory], start: Sequence[Tensor]) -> list[PolicyBatch]:
-        """An update's micro-batches; what they are divided by is the whole update's."""
+        """An update's micro-batches, of several ranks this one's; what they are divided by is the whole update's."""
         config = self._config
         lengths = [t.document.num_targets for t in trajectories]
         constant = config.prompts * config.group_size * config.max_tokens / config.minibatches
         weights = token_weights(config.loss_level, lengths, constant)
-        parts = micro_batches_by_prompt([t.document for t in trajectories], self.max_tokens)
-        return [self._lay_out(trajectories, start, weights, part, sum(lengths)) for part in parts]
+        documents = [t.document for t in trajectories]
+        own = own_documents(documents)
+        parts = micro_batches_by_prompt([documents[i] for i in own], self.max_tokens)
+        return [self._lay_out(trajectories, start, weights, [own[i] for i in part], sum(lengths)) for part in parts]
 
     def _lay_out(
         self, every: Sequence[Trajectory], start: Sequence[Tensor], weights: Sequence[float], part: Sequence[int], tokens: int
@@ -168,10 +172,10 @@ class PolicyGradient:
         """The micro-batch's share of the update's loss."""
         config, numbers = self._config, dict[str, Tensor]()
         if config.log_entropy:
-            logprobs, entropy = document_logprobs_and_entropy(self._model, micro.flat, self._temperature)
+            logprobs, entropy = document_logprobs_and_entropy(learner(self._model), micro.flat, self._temperature)
             numbers["entropy"] = entropy.sum()
         else:
-            logprobs = document_logprobs(self._model, micro.flat, self._temperature)
+            logprobs = document_logprobs(learner(self._model), micro.flat, self._temperature)
         if self._first_update and config.log_gap:
             gaps = (logprobs.detach() - micro.sampler).abs()
             self._gap = max(self._gap, float(gaps.max()))
@@ -217,8 +221,7 @@ class PolicyGradient:
         row.update(self._numbers)
         row["temperature"] = self._temperature
         if self._config.log_gap:
-            row["gap_max"] = self._gap
-            row.update(self._gaps)
+            row |= largest({"gap_max": self._gap, **self._gaps})
         return False
 
     def state(self) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from headway.train.collapse import WINDOW, collapse
 from headway.train.likelihood import document_logprobs
 from headway.train.losses import dpo, sequence_sums
 from headway.train.reference import Reference, Show
+from headway.train.sharding import learner, own_share
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +88,15 @@ class Preference:
         yield self.again()
 
     def again(self) -> list[PairBatch]:
-        """The step's pairs in micro-batches."""
-        parts = micro_batches([self._pairs[i].num_tokens for i in self._now], self.max_tokens)
-        return [pair_batch(self._pairs, [self._now[i] for i in part], self._reference, self._model.device) for part in parts]
+        """The step's pairs, of several ranks this one's share, in micro-batches."""
+        own = [self._now[i] for i in own_share([self._pairs[i].num_tokens for i in self._now])]
+        parts = micro_batches([self._pairs[i].num_tokens for i in own], self.max_tokens)
+        return [pair_batch(self._pairs, [own[i] for i in part], self._reference, self._model.device) for part in parts]
 
     def loss(self, micro: PairBatch) -> tuple[Tensor, dict[str, float]]:
         """The micro-batch's share of the mean loss a pair."""
         config, n = self._config, len(micro.numbers)
-        sums = sequence_sums(document_logprobs(self._model, micro.flat), micro.flat.owner, micro.flat.num_documents)
+        sums = sequence_sums(document_logprobs(learner(self._model), micro.flat), micro.flat.owner, micro.flat.num_documents)
         by_token = config.length_normalised or config.loss == "ipo"
         scale = micro.lengths if by_token else torch.ones_like(micro.lengths)
         policy, reference = sums / scale, micro.reference / scale

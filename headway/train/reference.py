@@ -35,8 +35,10 @@ from headway.errors import RunError
 from headway.model.kernel import kernel
 from headway.model.precision import autocast
 from headway.model.transformer import Decoder
+from headway.ranks import first, gather, size
 from headway.train.batching import Document, flatten
 from headway.train.likelihood import document_logprobs
+from headway.train.sharding import own_share
 
 Show = Callable[[int, int, dict[str, str]], None]  # (documents done, in all, {} or a "note" for the user)
 LIMIT_BYTES = 1 << 30  # of all functions' files together: what was not used for longest goes first
@@ -73,24 +75,33 @@ class Reference:
 
     @torch.no_grad()
     def logprobs(self, documents: Sequence[Document], per_token: bool = False) -> list[Tensor]:
-        """Of each document the log-prob of its targets together, float32 [1], or of each of them, float32 [targets]."""
+        """Of each document the log-prob of its targets together, float32 [1], or of each of them, float32 [targets].
+
+        Several ranks share out what is missing; every one gets all numbers.
+        """
         keys = [self._key(document, per_token) for document in documents]
-        known = self._read()
-        missing = {key: document for key, document in zip(keys, documents, strict=True) if key not in known}
-        done, fresh, flushed = len(known.keys() & set(keys)), dict[bytes, np.ndarray](), time.monotonic()
+        wanted = set(keys)
+        known = first(lambda: {key: values for key, values in self._read().items() if key in wanted})
+        every = {key: document for key, document in zip(keys, documents, strict=True) if key not in known}
+        done, total = len(known), len(known) + len(every)
+        asked = list(every.items())
+        missing = [asked[i] for i in own_share([len(document.ids) for _, document in asked])]
+        fresh, flushed = dict[bytes, np.ndarray](), time.monotonic()
         self._model.eval()
         try:
             with autocast(self._model):  # around all of them: the weights are rounded once
-                for number, (key, document) in enumerate(missing.items(), 1):
+                for number, (key, document) in enumerate(missing, 1):
                     found = document_logprobs(self._model, flatten([document], self._model.device), self._temperature)
                     values = found if per_token else found.double().sum()[None]
                     fresh[key] = values.float().cpu().numpy()
-                    self._show(done + number, done + len(missing), {})
+                    self._show(min(total, done + number * size()), total, {})
                     if time.monotonic() - flushed > self._flush_seconds:
                         known |= self._write(fresh)
                         fresh, flushed = {}, time.monotonic()
         finally:
             known |= self._write(fresh)
+        for found in gather({key: known[key] for key, _ in missing}):
+            known |= found
         return [torch.from_numpy(known[key].copy()) for key in keys]
 
     def _key(self, document: Document, per_token: bool) -> bytes:

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from headway.durable import refusing
 from headway.errors import CheckpointError
+from headway.ranks import first, first_inside, rank
 from headway.runs import ResumePoint, Run
+from headway.train.shards import whole
 
 SHARD_BYTES = 2**30
 _ONE, _SHARD, _STATE = "tensors.safetensors", "tensors-{:05d}-of-{:05d}.safetensors", "state.json"
@@ -52,6 +56,23 @@ class Tensors(Mapping[str, Tensor]):
         return len(self._files)
 
 
+class Below(Mapping[str, Tensor]):
+    """Those of `tensors` whose names begin with `prefix`, by the rest of their names; each is still read when it is looked at."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], prefix: str):
+        self._tensors, self._prefix = tensors, prefix
+        self._names = [name.removeprefix(prefix) for name in tensors if name.startswith(prefix)]
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._tensors[self._prefix + name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
 class StageFolder:
     """The metric rows and resume points of one stage of a run."""
 
@@ -62,30 +83,38 @@ class StageFolder:
 
     def log(self, row: dict[str, Any]) -> None:
         """Append one step's metrics."""
-        self._metrics.append(row)
+        first(lambda: self._metrics.append(row))
 
     def rewind(self, step: int) -> None:
         """Drop the metrics of steps after `step`: they will be made again."""
-        self._metrics.rewind(step)
+        first(lambda: self._metrics.rewind(step))
 
     def need_room(self, tensors: Iterable[Tensor]) -> None:
         """RunError, before any work, where resume points of `tensors` do not fit on the disk."""
-        self._points.need_room(_bytes(tensors))
+        size = _bytes(tensors)
+        first(lambda: self._points.need_room(size))
 
     def save(self, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any], kept: int = 2) -> float:
         """Write the resume point of `step`, aside and then renamed; the seconds that it took. All but the last `kept` go.
 
-        RunError, with the points before untouched, where the disk is full; its space is looked up first.
+        RunError, with the points before untouched, where the disk is full; its space is looked up first. Of several ranks the
+        first writes, and the others give their parts of its tensors.
         """
         started = time.monotonic()
         text = json.dumps(state).encode("utf-8")
-        with self._points.save(step, _bytes(tensors.values()) + len(text), kept) as folder:
+        with first_inside(self._points.save(step, _bytes(tensors.values()) + len(text), kept)) as folder:
             parts = shards({name: tensor.nbytes for name, tensor in tensors.items()})
             for number, names in enumerate(parts, start=1):
                 path = folder / (_ONE if len(parts) == 1 else _SHARD.format(number, len(parts)))
-                save_file({name: tensors[name].detach().cpu().contiguous() for name in names}, path)
-            (folder / _STATE).write_bytes(text)
+                part = {name: _on_first(tensors[name].detach()) for name in names}
+                first(partial(self._write, step, save_file, part, path))
+            first(partial(self._write, step, Path.write_bytes, folder / _STATE, text))
         return time.monotonic() - started
+
+    def _write(self, step: int, write: Callable[..., Any], *what: Any) -> None:
+        """Write a file of the point of `step`; where the disk refuses, all ranks are told so in the same line."""
+        with refusing(self.path / f"step-{step:06d}"):
+            write(*what)
 
     def load(self) -> tuple[Tensors, dict[str, Any]] | None:
         """The newest resume point, or None. Raises CheckpointError where it is damaged."""
@@ -97,6 +126,12 @@ class StageFolder:
         except (OSError, ValueError, SafetensorError) as error:
             reason = CheckpointError(f"the resume point {point.path} cannot be read: {error}")
             raise self._points.refusal(reason, point) from None
+
+
+def _on_first(tensor: Tensor) -> Tensor:
+    """The whole tensor on rank 0, in the host's memory; nothing of it on the others."""
+    found = whole(tensor)
+    return found.cpu().contiguous() if rank() == 0 else found[:0] if found.dim() else found
 
 
 def shards(sizes: Mapping[str, int], limit: int = 0) -> list[list[str]]:

@@ -19,7 +19,7 @@ EVERYTHING = sorted(path for name in ("headway", "tests", "benchmarks", "docs") 
 FLOORS = {
     "__init__": 0, "types": 0, "errors": 0, "config": 0, "stage_config": 0,
     "objectives": 0, "recipe": 0, "durable": 0, "journal": 0, "lock": 0,
-    "machine": 0, "watchdog": 0,
+    "machine": 0, "ranks": 0, "watchdog": 0,
     "problems": 1, "verify": 1, "store": 1, "runs": 1, "endpoint": 1,
     "model": 2,
     "engine": 3, "train": 3,

@@ -144,5 +144,10 @@ def test_peak_by_hand() -> None:
     assert found.activations == 10 * (saved + 416)
     assert found.vocabulary == 4 * (3 * 10 * 100 + 2 * 100 * 8)  # three times all ten tokens' logits, two gradients
     assert found.peak == 5600 + 5600 + 11_200 + 10 * (saved + 416) + 18_400
+    # a rank of two: all weights and half of them, half of gradients and moments; embedding and its gradient, three layers' worth
+    of_two = memory.training(shape, "adamw", 10, ranks=2)
+    assert (of_two.weights, of_two.gradients, of_two.moments) == (8400, 2800, 5600)
+    assert of_two.gathered == 4 * (2 * 800 + 3 * 600)
+    assert of_two.peak == 8400 + 2800 + 5600 + 13_600 + 10 * (saved + 416) + 18_400
     # 8 samples of 20 tokens, a block of 32 more each: 8 x 52 positions of 2 x 4 float32
     assert memory.sampling(shape, 8, 20, 40).cache == 8 * 52 * 2 * 4 * 4

@@ -123,6 +123,19 @@ def test_a_micro_batch_that_is_too_large_names_its_key(monkeypatch: pytest.Monke
     assert any("midtrain" in line and "lower midtrain.micro_batch_tokens from 16,384 to about " in line for line in lines)
 
 
+def test_each_of_two_ranks_holds_all_weights_and_half_of_the_rest() -> None:
+    made = load_recipe(RECIPES / "smollm2-gsm8k.toml", ["dpo.own_problems=0", "evaluate.problems=4", "teacher.own_problems=0"])
+    one, two = (make_plan(made, Path("runs"), wants_probe=False, ranks=ranks) for ranks in (1, 2))
+    start, *trained = zip(one.stages, two.stages, strict=True)
+    assert start[0].memory["weights"] == start[1].memory["weights"]
+    for alone, of_two in trained:
+        assert of_two.memory["weights"] == 1.5 * alone.memory["weights"]
+        assert of_two.memory["moments"] == alone.memory["moments"] / 2
+        assert of_two.memory["gathered"] > 0
+        assert of_two.disk == alone.disk
+    assert any(note.startswith("memory is that of each of 2 ranks") for note in two.notes)
+
+
 def test_a_model_of_unknown_size_is_one_line() -> None:
     made = load_recipe(RECIPES / "smollm2-gsm8k.toml", ["model.checkpoint=nobody/nothing"])
     with pytest.raises(CheckpointError, match=r"nobody/nothing: no such folder, .* its size is unknown"):
