@@ -40,6 +40,7 @@ from headway.stages.adapters import adapters
 from headway.stages.base import train_base
 from headway.stages.dpo import learn_preferences
 from headway.stages.midtrain import midtrain
+from headway.stages.preflight import check_start
 from headway.stages.rl import reinforce
 from headway.stages.sft import finetune
 from headway.stages.teacher import teach
@@ -52,7 +53,7 @@ from headway.train.fit import Fitted
 from headway.types import Problem, content_id
 from headway.verify.judge import Verifier
 from headway.verify.program import need_sandbox
-from headway.watchdog import Watchdog, beat
+from headway.watchdog import Watchdog, at, beat
 
 NEW_POSITIONS = 1024  # of a new decoder, where the recipe does not say
 START = "base"  # the name of the first measurement: the model that the recipe starts from
@@ -97,9 +98,11 @@ def run_recipe(
             if only and not run.done(stage):
                 raise RunError(f"{run.folder}: stage {stage} comes before {only} and is not done; run it first")
         store = Store(run.folder / "store")
+        tell = _living(tell)
         _problems(run, store, verifier, tell)
         work = _workspace(run, store, verifier, tell)
-        work.tracking = Tracking(recipe.track, run.folder, recipe.name, run.fingerprint, recipe.model_dump(mode="json"))
+        _start(work, verifier)
+        work.tracking = Tracking(recipe.track, run.folder, recipe.name, run.fingerprint, recipe.model_dump(mode="json"), say)
         heldout = list(heldout_problems(store, limit=recipe.evaluate.problems, seed=0).rows)
         for previous, stage in zip((None, *wanted), wanted, strict=False):
             if run.done(stage):
@@ -116,7 +119,9 @@ def run_recipe(
         return run.folder
 
 
-def evaluate_checkpoint(recipe: Recipe, origin: str, checkpoint: str, root: Path, tell: Tell) -> tuple[Path, dict[str, Any]]:
+def evaluate_checkpoint(
+    recipe: Recipe, origin: str, checkpoint: str, root: Path, tell: Tell, say: Callable[[str], None] = lambda note: None
+) -> tuple[Path, dict[str, Any]]:
     """Measure a checkpoint on the recipe's held-out problems, in a run folder of its own: that folder and the numbers.
 
     The folder is named after the recipe and the checkpoint as it is now, so that measuring again goes on or gives the same,
@@ -126,10 +131,13 @@ def evaluate_checkpoint(recipe: Recipe, origin: str, checkpoint: str, root: Path
     source = ModelConfig(checkpoint=checkpoint, gguf_file=recipe.model.gguf_file)
     alone = recipe.model_copy(update={"name": name, "model": source, "base": None, "teacher": TeacherConfig()})
     _set_up(alone)
-    with Run.open(root, alone, origin) as run, Verifier() as verifier:
+    tell = _living(tell)
+    dog = Watchdog(root / name, recipe.health.hang_seconds, say)
+    with Run.open(root, alone, origin) as run, Verifier() as verifier, dog:
         store = Store(run.folder / "store")
         _problems(run, store, verifier, tell)
         work = _workspace(run, store, verifier, tell)
+        _start(work, verifier)
         heldout = list(heldout_problems(store, limit=recipe.evaluate.problems, seed=0).rows)
         if not run.done(START):
             _stage(work, START, None, heldout)
@@ -154,6 +162,7 @@ def xray_stage(recipe: Recipe, origin: str, stage: str, root: Path, tell: Tell) 
         store = Store(run.folder / "store")
         _problems(run, store, verifier, tell)
         work = Looking.over(_workspace(run, store, verifier, tell))
+        teach(work, verifier)
         before = [name for name in recipe.stages[: recipe.stages.index(stage)] if run.checkpoints(name).final.exists()]
         if before:
             _load_weights(work.model, run, before[-1])
@@ -195,8 +204,9 @@ def _problems(run: Run, store: Store, verifier: Verifier, tell: Tell) -> None:
         return
     tell("problems", 0, 1, {})
     removals: list[Removal] = []
-    found, funnels = gather(run.recipe.problems, verifier.verifies_itself, run.recipe.seed, removals)
-    store.add_problems(found, "problems")
+    with at("gathering"):
+        found, funnels = gather(run.recipe.problems, verifier.verifies_itself, run.recipe.seed, removals)
+        store.add_problems(found, "problems")
     for funnel in funnels:
         more = removals_record(removals) if funnel.name == OVERLAP else {}
         run.freeze(f"problems-{funnel.name.replace(' ', '-')}", frozen(funnel, [], store.versions()) | more)
@@ -205,9 +215,8 @@ def _problems(run: Run, store: Store, verifier: Verifier, tell: Tell) -> None:
 
 
 def _workspace(run: Run, store: Store, verifier: Verifier, tell: Tell) -> Workspace:
-    """The policy as the recipe starts it, its tokenizer, and the teacher's rollouts in the store."""
+    """The policy as the recipe starts it, and its tokenizer."""
     recipe, source = run.recipe, run.recipe.model
-    tell = _living(tell)
     device = device_of(recipe)
     if source.checkpoint:
         tokenizer = Tokenizer.load(source.checkpoint, source.gguf_file)
@@ -220,9 +229,21 @@ def _workspace(run: Run, store: Store, verifier: Verifier, tell: Tell) -> Worksp
         model = initialise(shape_of(recipe, tokenizer.size), recipe.seed).to(device)
     engine = engine_of(recipe.engine, model, tokenizer)
     sampler = Sampler(engine, tokenizer, verifier, recipe.problems.instruction, recipe.seed)
-    work = Workspace(recipe, run, store, tokenizer, model, sampler, tell)
-    teach(work, verifier)
-    return work
+    return Workspace(recipe, run, store, tokenizer, model, sampler, tell)
+
+
+def _start(work: Workspace, verifier: Verifier) -> None:
+    """Check the model that the recipe starts from, then have the teacher's rollouts in the store."""
+    if work.recipe.health.preflight and work.recipe.model.checkpoint:
+        with at("pre-flight"):
+            try:
+                check_start(work)
+            except RunError:
+                if not work.store.files("rollouts"):
+                    work.run.begin_anew()
+                raise
+    with at("teacher"):
+        teach(work, verifier)
 
 
 def engine_of(config: EngineConfig, model: Decoder, tokenizer: Tokenizer) -> Engine:
@@ -287,6 +308,7 @@ def shape_of(recipe: Recipe, vocabulary: int) -> DecoderConfig:
 def _stage(work: Workspace, stage: str, previous: str | None, heldout: list[Problem]) -> None:
     """Train one stage, keep its weights, measure it against the stage before, and write its record."""
     run = work.run
+    beat(stage)
     clock = run.clock(stage)
     if previous is not None:
         _load_weights(work.model, run, previous)
@@ -297,6 +319,7 @@ def _stage(work: Workspace, stage: str, previous: str | None, heldout: list[Prob
     def show(done: int, total: int, rate: float) -> None:
         work.tell(f"{stage}: evaluation", done, total, {"tokens_per_s": rate} if rate else {})
 
+    beat(f"{stage}: evaluation")
     config = work.recipe.evaluate
     measure = evaluate_hybrid if config.hybrid else evaluate
     measure(work.sampler, work.store, heldout, config, stage, f"{work.recipe.name}/{stage}", show)
@@ -313,7 +336,7 @@ def _train(work: Workspace, stage: str) -> dict[str, Any]:
     points = work.run.checkpoints(stage)
     if points.final.exists():
         return _load_weights(work.model, work.run, stage)
-    with adapters(work, stage):
+    with adapters(work, stage), at("preparing"):
         fitted = _TRAIN[stage](work)
     numbers = {"train_tokens": fitted.train_tokens, "steps": fitted.steps, **fitted.notes}
     with points.save_final(sum(p.nbytes for p in work.model.parameters())) as folder:
@@ -338,6 +361,7 @@ def _load_weights(model: Decoder, run: Run, stage: str) -> dict[str, Any]:
     if getattr(run.recipe, stage) is None:  # a measured checkpoint that the recipe did not train
         return {}
     folder = points.check_final()
+    beat()
     model.load_state_dict(load_decoder(folder, device=model.device).state_dict())
     return dict(read_extra(folder).get("trained", {}))
 

@@ -55,7 +55,11 @@ def evaluate(checkpoint: str, recipe_path: str, overrides: Sequence[str], root: 
     recipe: Recipe = load_recipe(recipe_path, overrides)
     console = Console(stderr=as_json)
     with Display(console) as display:
-        folder, result = evaluate_checkpoint(recipe, recipe_path, checkpoint, root, display)
+
+        def say(note: str) -> None:
+            console.print(Text(note), soft_wrap=True)
+
+        folder, result = evaluate_checkpoint(recipe, recipe_path, checkpoint, root, display, say)
     if as_json:
         print(json.dumps(result))
         return

@@ -46,7 +46,7 @@ def _head(document: Mapping[str, Any]) -> str:
         ("sampler_logprob", "sampler log-prob"),
     ):
         if name in document:
-            parts.append(f"{words} {document[name]:+.3f}")
+            parts.append(f"{words} not a number" if document[name] is None else f"{words} {document[name]:+.3f}")
     return "; ".join(filter(None, parts))
 
 

@@ -2,6 +2,7 @@
 
     usual(x)   = median of x over the last `window` rows            start(x) = mean of x over the first 5 rows
     grad_norm  > grad_spike usual          update_ratio_* > update_ratio             gap_max > gap
+    grad_norm  > grad_spike start, as the median of 5 rows: it explodes
     entropy    < entropy_share start       repetitive, boxed_spam, truncated > their shares, for 3 rows on average
     mean_tokens_correct, mean_tokens_wrong beyond length_drift times start, or its inverse
     trained_rollouts = 0 for `idle_steps` rows                loss not a number        `alarm` in a row: the stage's own
@@ -117,8 +118,12 @@ class Health:
             yield Alarm(step, "trained_rollouts", 0.0, f"nothing was learned for {len(idle)} steps: every group agrees", False)
 
     def _drifts(self, step: int) -> Iterator[Alarm]:
-        """What left where it began: entropy downwards, lengths either way."""
+        """What left where it began: the gradient upwards, entropy downwards, lengths either way."""
         config = self._config
+        began, norms = self._start.get("grad_norm", []), self._recent.get("grad_norm", [])[-_START:]
+        if len(began) == _START and (norm := median(norms)) > self._config.grad_spike * median(began) > 0:
+            says = f"the gradient norm grew from {median(began):.3g} to {norm:.3g}: it explodes, lower the learning rate"
+            yield Alarm(step, "grad_norm", norm, says)
         name = "entropy" if "entropy" in self._recent else "surprise"
         for metric, words in (
             (name, "entropy"),

@@ -41,6 +41,14 @@ def test_a_spike_of_the_gradient() -> None:
     assert alarms([{"grad_norm": 1.0}, {"grad_norm": 99.0}]) == []  # nothing is usual yet
 
 
+def test_a_gradient_that_explodes_by_and_by() -> None:
+    """It doubles every two steps: never ten times the usual one, but more than ten times that of the beginning."""
+    norms = [1.0 * 2 ** (step / 2) for step in range(14)]
+    (found,) = alarms([{"grad_norm": norm} for norm in norms])
+    assert (found.step, found.metric) == (12, "grad_norm")  # median of 5 rows: 2^4.5 = 22.6 > 10 x 2^1 = 20, after 16 at step 11
+    assert found.says == "the gradient norm grew from 2 to 22.6: it explodes, lower the learning rate"
+
+
 def test_an_alarm_that_goes_on_is_not_repeated_at_once() -> None:
     rows = [{"truncated": 0.9}] * 12
     assert steps(alarms(rows, window=4), "truncated") == [3, 7, 11]
@@ -176,7 +184,7 @@ def test_an_alarm_reaches_the_file_and_the_terminal_with_a_rollout_to_look_at(tm
         (row,) = [row for row in rows if row["metric"] == "gap_max"]
         (shown,) = work.store.rollouts(ids=row["examples"])
     assert (row["stage"], row["step"], shown.sampler, shown.step) == ("rl", 1, "rl", 0)
-    assert row["look"] == f"headway show {shown.id} --run tiny"
+    assert row["look"] == f"headway show {shown.id} --run {tmp_path / 'tiny'}"
     assert told[0].startswith("alarm: sampler and trainer differ by up to ")
     assert told[0].splitlines()[0].endswith(f"of the completion on (step 1); look at one: {row['look']}")
 
