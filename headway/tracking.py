@@ -56,13 +56,13 @@ class TensorBoard:
 
 
 class WandB:
-    """A run of Weights & Biases whose id is the run's fingerprint, so that a resume goes on in it. Its own settings, such as
-    WANDB_PROJECT or WANDB_MODE=offline, hold.
+    """A run of Weights & Biases whose id is the run's fingerprint, so that a resume goes on in it; its files are in `folder`.
+    Its own settings, such as WANDB_PROJECT or WANDB_MODE=offline, hold.
     """
 
     def __init__(self, folder: Path, run: str, identity: str, recipe: Mapping[str, Any]):
         module = _package("wandb", "wandb")
-        folder.mkdir(parents=True, exist_ok=True)
+        more = {} if "WANDB_QUIET" in os.environ else {"settings": module.Settings(quiet=True)}
         self._run = module.init(
             project=None if os.environ.get("WANDB_PROJECT") else "headway",
             name=run,
@@ -70,6 +70,7 @@ class WandB:
             resume="allow",
             dir=str(folder),
             config=dict(recipe),
+            **more,
         )
         self._stages: set[str] = set()
 
@@ -130,7 +131,7 @@ class Tracking:
     ):
         self._opens: dict[str, Callable[[], Tracker]] = {
             "tensorboard": lambda: TensorBoard(folder / "tensorboard"),
-            "wandb": lambda: WandB(folder / "wandb", run, identity, recipe),
+            "wandb": lambda: WandB(folder, run, identity, recipe),
             "trackio": lambda: Trackio(run, recipe),
         }
         self._names, self._folder, self._say = list(dict.fromkeys(names)), folder, say

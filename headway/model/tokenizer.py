@@ -210,7 +210,8 @@ class Tokenizer:
         """
         model = self._parsing.model
         if isinstance(model, models.Unigram):
-            return None if model.byte_fallback else self._wrapped.unk_token_id
+            spells_bytes = json.loads(self._parsing.to_str())["model"].get("byte_fallback")
+            return None if spells_bytes else self._wrapped.unk_token_id
         name: str | None = getattr(model, "unk_token", None)
         return None if name is None else self._parsing.token_to_id(name)
 

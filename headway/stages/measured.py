@@ -18,7 +18,7 @@ from headway.model.precision import compute_dtype
 from headway.model.transformer import Decoder
 from headway.problems.prompt import messages
 from headway.stages.checks import Check
-from headway.train.batching import Document, Flat
+from headway.train.batching import Document, Flat, flatten
 from headway.train.losses import sequence_sums
 from headway.train.policy import PolicyBatch
 from headway.train.preference import PairBatch
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from headway.types import Problem
 
 _FLOP = 4e9  # about what a measured forward pass may take
+_PARTS = 4  # documents that are measured in part where they are too long to be measured whole beside each other
 _SAME = {torch.float32: 1e-3, torch.bfloat16: 0.5}  # nats a token: what rounding alone may do
 _LEAK = {torch.float32: 1e-3, torch.bfloat16: 0.05}  # of what a change does to its own document: what rounding may do to others
 
@@ -55,7 +56,23 @@ def measured(work: Workspace, micro: Any, documents: list[Document], given: Tens
         checks.append(_reference(micro, scored, same))
     if isinstance(micro, PolicyBatch):
         checks.append(_sampled(micro, scored, given, work.recipe.health.gap or same))
-    return [*checks, _isolated(work.model, scored.flat)]
+    return [*checks, _isolated(work.model, _neighbours(work.model, scored, documents))]
+
+
+def _neighbours(model: Decoder, scored: Scored, documents: list[Document]) -> Flat:
+    """Documents that could see each other: those that were scored, or, where one alone filled the budget, parts of several."""
+    if len(scored.documents) > 1 or len(documents) == 1:
+        return scored.flat
+    some = documents[:_PARTS]
+    room = _budget(model) // len(some)
+    return flatten([_part(document, room) for document in some], model.device)
+
+
+def _part(document: Document, room: int) -> Document:
+    """At most `room` tokens on both sides of where learning begins: documents of one prompt still share its end."""
+    prompt = document.prompt[-room // 2 :]
+    learned = document.ids[document.first_target :][: room - len(prompt)]
+    return Document((*prompt, *learned), len(prompt))
 
 
 _NOT_FINITE = "the model gives log-probs that are not finite: are its weights whole?"

@@ -4,12 +4,14 @@ import json
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from headway import pipeline
 from headway.cli import main
 from headway.lock import FolderLock
 from headway.model.checkpoint import save_decoder
@@ -17,9 +19,11 @@ from headway.model.config import DecoderConfig
 from headway.model.tokenizer import Tokenizer
 from headway.model.transformer import initialise
 from headway.report.glossary import ENTRIES
+from headway.stages.sft import finetune
 from headway.stages.workspace import Workspace
 from headway.store.store import Store
 from headway.train.batching import Document
+from headway.train.fit import Fitted
 from headway.types import Example
 
 pytestmark = pytest.mark.flow
@@ -123,7 +127,9 @@ def test_whoever_watches_changes_no_byte(watched: Path, checkpoint: Path, tmp_pa
         main(words)
     assert ended.value.code == 0
     for stage in STAGES:
-        one, other = (folder / "checkpoints" / stage / "final" / "model.safetensors" for folder in (watched, tmp_path / "watched"))
+        one, other = (
+            folder / "checkpoints" / stage / "final" / "model.safetensors" for folder in (watched, tmp_path / "watched")
+        )
         assert one.read_bytes() == other.read_bytes(), stage
         assert (watched / "preflight" / f"{stage}.json").is_file()
     assert not (tmp_path / "watched" / "preflight").exists()
@@ -199,6 +205,24 @@ def test_a_stage_with_a_wrong_mask_does_not_start_and_goes_on_once_it_is_mended(
     assert said(capsys, words)[0] == 0
     assert (tmp_path / "watched" / "stages" / "midtrain.json").stat().st_mtime_ns == midtrain
     assert json.loads((tmp_path / "watched" / "preflight" / "sft.json").read_text(encoding="utf-8"))["passed"]
+
+
+def test_a_stage_that_sleeps_in_its_data_is_named(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hang of a second where half a one is allowed: the stage, the part, the line of code; and the run ends well."""
+
+    def sleeping(work: Workspace) -> Fitted:
+        time.sleep(1.5)
+        return finetune(work)
+
+    monkeypatch.setitem(pipeline._TRAIN, "sft", sleeping)
+    words = ["run", recipe(tmp_path, checkpoint), "--root", str(tmp_path), "--until", "sft", "--set", "health.hang_seconds=0.5"]
+    code, out, err = said(capsys, words)
+    assert code == 0, err
+    assert re.search(r"the watchdog: no sign of life for \d+ s in sft: preparing; all stacks are in .*watchdog.txt", out)
+    assert "the watchdog: it goes on; the silence in sft: preparing is over" in out
+    assert " in sleeping" in (tmp_path / "watched" / "watchdog.txt").read_text(encoding="utf-8")
 
 
 # -- headway xray ------------------------------------------------------------------------------------------------------

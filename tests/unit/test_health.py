@@ -14,10 +14,14 @@ from headway.config import HealthConfig
 from headway.errors import ConfigError
 from headway.journal import Metrics
 from headway.recipe import parse_recipe
+from headway.stage_config import OptimizerConfig
 from headway.stages.rl import reinforce
 from headway.stages.watch import rewind
+from headway.train.batching import Document, epochs
 from headway.train.habits import example, habits, repeated
 from headway.train.health import Alarm, Health, Movement, group_of
+from headway.train.likelihood import Likelihood
+from headway.train.optim import make_optimizer, update
 from headway.train.policy import gaps_by_place
 from headway.types import Group, Outcome, Rollout, StopReason, Verdict
 
@@ -189,6 +193,30 @@ def test_an_alarm_reaches_the_file_and_the_terminal_with_a_rollout_to_look_at(tm
     assert told[0].splitlines()[0].endswith(f"of the completion on (step 1); look at one: {row['look']}")
 
 
+def test_a_policy_that_runs_in_circles_is_shown(tmp_path: Path) -> None:
+    """A policy that was taught to say one word for ever: RL's third step says so, and names a rollout that does it."""
+    settings = {"steps": 3, "prompts": 4, "group_size": 4, "max_tokens": 24, "optimizer": {"lr": 1e-6}}
+    with workspace(tmp_path, rl=settings) as work:
+        word = work.tokenizer.encode("7")[0]
+        prompts = [work.prompt_ids(problem) for problem in parities(12)]
+        loops = [Document((*prompt, *[word] * 25), len(prompt)) for prompt in prompts]
+        optimizer = make_optimizer(work.model, OptimizerConfig(lr=0.02))
+        objective = Likelihood(work.model, loops, lambda: epochs(12, 12, 0), 10_000)
+        for step in range(40):
+            for micros in objective.updates(step):
+                for micro in micros:
+                    objective.loss(micro)[0].backward()
+                update(optimizer, work.model, 0.02, 1.0)
+        reinforce(work)
+        rows = [json.loads(line) for line in (work.run.folder / "alarms.jsonl").read_text().splitlines()]
+        (row,) = [row for row in rows if row["metric"] == "repetitive"]
+        shown = next(r for r in work.store.rollouts("rl", tokens=True) if r.id == row["examples"][0])
+    assert row["step"] == 3
+    assert row["says"].endswith(" % of the last 3 steps' rollouts repeat themselves")
+    assert repeated(shown.token_ids) > 0.5
+    assert {row["metric"] for row in rows} == {"repetitive", "truncated"}
+
+
 def test_an_unknown_key_of_health_is_an_error_and_thresholds_may_change_on_the_way(tmp_path: Path) -> None:
     values = {"name": "x", "problems": {"sources": [{"family": "chain_sum", "count": 3}]}, "base": {}}
     with pytest.raises(ConfigError, match=r"unknown key 'health\.grad_spikes'; the nearest key is 'health\.grad_spike'"):
@@ -199,3 +227,12 @@ def test_an_unknown_key_of_health_is_an_error_and_thresholds_may_change_on_the_w
         pass
     with workspace(tmp_path, health={"grad_spike": 3.0}, track=["tensorboard"]) as work:
         assert work.recipe.health.grad_spike == 3.0
+
+
+def test_every_key_of_health_is_on_its_page_with_its_default() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "health.md").read_text(encoding="utf-8")
+    for key, value in HealthConfig().model_dump().items():
+        if isinstance(value, bool):
+            assert f"`{key} = false`" in page, key
+        else:
+            assert f"`{key}` = {value:g}" in page or f"`{key}` ({value:g}" in page, key

@@ -20,6 +20,7 @@ from headway.engine.engine import Engine
 from headway.errors import RunError
 from headway.model.attention import lay_out
 from headway.model.tokenizer import Tokenizer
+from headway.model.transformer import initialise
 from headway.report.xray import render_xray
 from headway.sample import Sampler
 from headway.stages.base import train_base
@@ -288,6 +289,16 @@ def test_a_model_whose_documents_see_each_other(tmp_path: Path, is_reversed: boo
         says = refused(work, likelihood(work, documents(work)[:3]))
     assert says.startswith("isolation: changing one document moves logits before it or of its neighbours by ")
     assert "they see each other (measured on 3 documents" in says
+
+
+def test_long_documents_are_measured_beside_each_other(tmp_path: Path) -> None:
+    """Each longer than what is measured of a batch: parts of them stand beside each other."""
+    with prepared(tmp_path) as work:
+        long = [replace(d, ids=(*d.ids[:-1], *[5 + i % 9 for i in range(1100)], d.ids[-1])) for d in documents(work)]
+        work.model = work.sampler.engine.model = initialise(replace(work.model.config, max_positions=2048), 0)
+        record = preflight(work, "sft", likelihood(work, long), SETTINGS)
+    assert record["passed"], record["checks"]
+    assert "all others by 0 (measured on 4 documents, 1,020 tokens)" in record["checks"][-1]["says"]
 
 
 def test_a_model_that_does_not_read_its_documents(tmp_path: Path) -> None:
