@@ -57,9 +57,11 @@ class Health:
         """The alarms that this row raises; one that goes on is raised again after `window` steps at the earliest."""
         step = int(row["step"])
         values = {name: float(v) for name, v in row.items() if isinstance(v, int | float) and not isinstance(v, bool)}
-        found = [alarm for alarm in self._alarms(step, row, values) if self._is_due(alarm)]
-        for alarm in found:
-            self._raised[alarm.metric] = step
+        found: list[Alarm] = []
+        for alarm in self._alarms(step, row, values):
+            if self._is_due(alarm):  # one a metric: a spike that is an explosion, too, is told once
+                self._raised[alarm.metric] = step
+                found.append(alarm)
         return found
 
     def _is_due(self, alarm: Alarm) -> bool:
