@@ -10,8 +10,8 @@ from tiny_policy import tiny
 from tiny_sampler import parities
 from tiny_workspace import workspace
 
-from headway.config import HealthConfig
-from headway.errors import ConfigError
+from headway.config import HealthConfig, SftConfig
+from headway.errors import ConfigError, RunError
 from headway.journal import Metrics
 from headway.recipe import parse_recipe
 from headway.stage_config import OptimizerConfig
@@ -215,6 +215,20 @@ def test_a_policy_that_runs_in_circles_is_shown(tmp_path: Path) -> None:
     assert row["says"].endswith(" % of the last 3 steps' rollouts repeat themselves")
     assert repeated(shown.token_ids) > 0.5
     assert {row["metric"] for row in rows} == {"repetitive", "truncated"}
+
+
+def test_a_gradient_that_is_no_number_ends_the_stage_in_one_line(tmp_path: Path) -> None:
+    """After a step of 1e30 nothing is finite any more; the alarm of the step before names the weights."""
+    config = SftConfig.model_validate({"optimizer": {"lr": 1e30, "warmup": 0.0}})
+    with workspace(tmp_path, health={"preflight": False}) as work:
+        prompts = [work.prompt_ids(problem) for problem in parities(4)]
+        learned = [Document((*prompt, 20, work.tokenizer.stop_id), len(prompt)) for prompt in prompts]
+        objective = Likelihood(work.model, learned, lambda: epochs(4, 4, 0), 10_000)
+        with pytest.raises(RunError, match=r"sft: .*; training diverged: try a lower sft\.optimizer\.lr under another name"):
+            work.fit("sft", objective, config, 5)
+        rows = [json.loads(line) for line in (work.run.folder / "alarms.jsonl").read_text().splitlines()]
+    assert (rows[0]["step"], rows[0]["metric"].startswith("update_ratio_")) == (1, True)
+    assert "the learning rate is high" in rows[0]["says"]
 
 
 def test_an_unknown_key_of_health_is_an_error_and_thresholds_may_change_on_the_way(tmp_path: Path) -> None:
