@@ -28,6 +28,7 @@ from headway.stage_config import OptimizerConfig, StageConfig
 
 _BUSY = 0.6  # share of the threads' time below which times are not this machine's own
 SAFETY = 0.10  # of the sum: fragments, and what the formulas leave out
+_TABLES = 150 << 20  # bytes that a run holds beside what a plan does: its tables, their queries, what judging leaves
 _ROLLOUT_BYTES = 7  # of a sampled token on the disk: its id, its log-prob and its text, compressed
 _POINTS = 3  # resume points of a stage on the disk at most: the last two, and the one being written
 
@@ -92,7 +93,7 @@ def make_plan(recipe: Recipe, root: Path, wants_probe: bool, say: Callable[[str]
     else:
         shape, origin = shape_of(recipe, evidence.vocabulary or recipe.model.vocabulary), "the recipe"
     found, count = works(recipe, shape, evidence), memory.parameters(shape)
-    base, available = peak_memory_bytes(), probe.memory_bytes(device)
+    base, available = peak_memory_bytes() + _TABLES, probe.memory_bytes(device)
     measured, note = _probed(recipe, shape, found, device, available, wants_probe, say)
     gc.collect()
     stages = tuple(_stage(recipe, shape, work, measured, base, device) for work in found)
