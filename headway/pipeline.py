@@ -17,46 +17,41 @@ from typing import Any
 import torch
 
 from headway import ranks
-from headway.config import STAGES, EngineConfig, ModelConfig, Recipe, TeacherConfig
+from headway.config import STAGES, ModelConfig, Recipe, TeacherConfig
 from headway.durable import CARD, MANIFEST
-from headway.engine.cache import bytes_per_position
-from headway.engine.engine import Engine
-from headway.errors import CheckpointError, ConfigError, RunError
+from headway.errors import ConfigError, RunError
 from headway.evaluate.benchmark import evaluate, score
 from headway.evaluate.hybrid import evaluate_hybrid, program_counts
 from headway.model.adapters import need_peft
 from headway.model.checkpoint import load_decoder, read_extra, save_decoder
-from headway.model.config import DecoderConfig
-from headway.model.precision import compute_dtype
-from headway.model.tokenizer import Tokenizer
-from headway.model.transformer import Decoder, initialise
+from headway.model.transformer import Decoder
 from headway.problems.clean import OVERLAP
 from headway.problems.gather import gather, removals_record
 from headway.problems.likeness.overlap import Removal
 from headway.report.card import model_card, write_cards
 from headway.report.page import write_page
-from headway.runs import Clock, Run, write_folder_atomic
+from headway.runs import Clock, Run
 from headway.sample import Sampler
 from headway.stages.adapters import adapters
 from headway.stages.base import train_base
 from headway.stages.dpo import learn_preferences
 from headway.stages.midtrain import midtrain
+from headway.stages.preflight import check_start
 from headway.stages.rl import reinforce
 from headway.stages.sft import finetune
 from headway.stages.teacher import teach
 from headway.stages.workspace import Tell, Workspace, frozen
 from headway.stages.xray import Looking, kept_record, need_teacher
-from headway.store.queries import heldout_problems, training_problems
+from headway.start import device_of, engine_of, make_tokenizer, start_policy
+from headway.store.queries import heldout_problems
 from headway.store.store import Store
 from headway.tracking import Tracking, check_trackers
 from headway.train.fit import Fitted
-from headway.train.processes import local_rank
 from headway.types import Problem, content_id
 from headway.verify.judge import Verifier
 from headway.verify.program import need_sandbox
-from headway.watchdog import Watchdog, beat
+from headway.watchdog import Watchdog, at, beat
 
-NEW_POSITIONS = 1024  # of a new decoder, where the recipe does not say
 START = "base"  # the name of the first measurement: the model that the recipe starts from
 
 _TRAIN: dict[str, Callable[[Workspace], Fitted]] = {
@@ -99,9 +94,11 @@ def run_recipe(
             if only and not run.done(stage):
                 raise RunError(f"{run.folder}: stage {stage} comes before {only} and is not done; run it first")
         store = Store(run.folder / "store")
+        tell = _living(tell)
         _problems(run, store, verifier, tell)
         work = _workspace(run, store, verifier, tell)
-        work.tracking = Tracking(recipe.track, run.folder, recipe.name, run.fingerprint, recipe.model_dump(mode="json"))
+        _start(work, verifier)
+        work.tracking = Tracking(recipe.track, run.folder, recipe.name, run.fingerprint, recipe.model_dump(mode="json"), say)
         heldout = list(heldout_problems(store, limit=recipe.evaluate.problems, seed=0).rows)
         for previous, stage in zip((None, *wanted), wanted, strict=False):
             if run.done(stage):
@@ -118,7 +115,9 @@ def run_recipe(
         return run.folder
 
 
-def evaluate_checkpoint(recipe: Recipe, origin: str, checkpoint: str, root: Path, tell: Tell) -> tuple[Path, dict[str, Any]]:
+def evaluate_checkpoint(
+    recipe: Recipe, origin: str, checkpoint: str, root: Path, tell: Tell, say: Callable[[str], None] = lambda note: None
+) -> tuple[Path, dict[str, Any]]:
     """Measure a checkpoint on the recipe's held-out problems, in a run folder of its own: that folder and the numbers.
 
     The folder is named after the recipe and the checkpoint as it is now, so that measuring again goes on or gives the same,
@@ -128,10 +127,13 @@ def evaluate_checkpoint(recipe: Recipe, origin: str, checkpoint: str, root: Path
     source = ModelConfig(checkpoint=checkpoint, gguf_file=recipe.model.gguf_file)
     alone = recipe.model_copy(update={"name": name, "model": source, "base": None, "teacher": TeacherConfig()})
     _set_up(alone)
-    with Run.open(root, alone, origin) as run, Verifier() as verifier:
+    tell = _living(tell)
+    dog = Watchdog(root / name, recipe.health.hang_seconds, say)
+    with Run.open(root, alone, origin) as run, Verifier() as verifier, dog:
         store = Store(run.folder / "store")
         _problems(run, store, verifier, tell)
         work = _workspace(run, store, verifier, tell)
+        _start(work, verifier)
         heldout = list(heldout_problems(store, limit=recipe.evaluate.problems, seed=0).rows)
         if not run.done(START):
             _stage(work, START, None, heldout)
@@ -156,6 +158,7 @@ def xray_stage(recipe: Recipe, origin: str, stage: str, root: Path, tell: Tell) 
         store = Store(run.folder / "store")
         _problems(run, store, verifier, tell)
         work = Looking.over(_workspace(run, store, verifier, tell))
+        teach(work, verifier)
         before = [name for name in recipe.stages[: recipe.stages.index(stage)] if run.checkpoints(name).final.exists()]
         if before:
             _load_weights(work.model, run, before[-1])
@@ -183,22 +186,6 @@ def _set_up(recipe: Recipe) -> None:
     torch.set_float32_matmul_precision("highest")
 
 
-def device_of(recipe: Recipe) -> torch.device:
-    """The recipe's device; "auto" takes CUDA, else the CPU. Raises ConfigError where it is not there."""
-    has_cuda = torch.cuda.is_available()
-    if recipe.device == "cuda" and not has_cuda:
-        raise ConfigError("'device' = 'cuda': this machine has none")
-    if not has_cuda or recipe.device == "cpu":
-        return torch.device("cpu")
-    if ranks.size() == 1:
-        return torch.device("cuda")
-    if local_rank() >= torch.cuda.device_count():
-        raise ConfigError(
-            f"{local_rank() + 1} or more ranks on this machine, which has {torch.cuda.device_count()} GPUs: one a rank is needed"
-        )
-    return torch.device("cuda", local_rank())
-
-
 @ranks.by_first
 def _problems(run: Run, store: Store, verifier: Verifier, tell: Tell) -> None:
     """Gather, check and store all problems, once."""
@@ -206,8 +193,9 @@ def _problems(run: Run, store: Store, verifier: Verifier, tell: Tell) -> None:
         return
     tell("problems", 0, 1, {})
     removals: list[Removal] = []
-    found, funnels = gather(run.recipe.problems, verifier.verifies_itself, run.recipe.seed, removals)
-    store.add_problems(found, "problems")
+    with at("gathering"):
+        found, funnels = gather(run.recipe.problems, verifier.verifies_itself, run.recipe.seed, removals)
+        store.add_problems(found, "problems")
     for funnel in funnels:
         more = removals_record(removals) if funnel.name == OVERLAP else {}
         run.freeze(f"problems-{funnel.name.replace(' ', '-')}", frozen(funnel, [], store.versions()) | more)
@@ -216,41 +204,34 @@ def _problems(run: Run, store: Store, verifier: Verifier, tell: Tell) -> None:
 
 
 def _workspace(run: Run, store: Store, verifier: Verifier, tell: Tell) -> Workspace:
-    """The policy as the recipe starts it, its tokenizer, and the teacher's rollouts in the store."""
+    """The policy as the recipe starts it, and its tokenizer."""
     recipe, source = run.recipe, run.recipe.model
-    tell = _living(tell)
     if not source.checkpoint:
-        _make_tokenizer(run, store)
+        make_tokenizer(run, store)
     with ranks.together():
-        device = device_of(recipe)
-        tokenizer, model = _start(run, store, device)
+        tokenizer, model = start_policy(run, device_of(recipe))
     engine = engine_of(recipe.engine, model, tokenizer)
     sampler = Sampler(engine, tokenizer, verifier, recipe.problems.instruction, recipe.seed)
-    work = Workspace(recipe, run, store, tokenizer, model, sampler, tell)
-    teach(work, verifier)
-    return work
+    return Workspace(recipe, run, store, tokenizer, model, sampler, tell)
 
 
-def _start(run: Run, store: Store, device: torch.device) -> tuple[Tokenizer, Decoder]:
-    """The tokenizer, and the weights that the recipe starts from."""
-    recipe, source = run.recipe, run.recipe.model
-    if source.checkpoint:
-        tokenizer = Tokenizer.load(source.checkpoint, source.gguf_file)
-        positions = source.max_positions
-        model = load_decoder(source.checkpoint, gguf_file=source.gguf_file, device=device, max_positions=positions)
-        tokenizer.check_fits(model.config.vocab_size)
-        _check_tokenizer(source.checkpoint, tokenizer)
-    else:
-        tokenizer = Tokenizer.load(run.check_tokenizer())
-        model = initialise(shape_of(recipe, tokenizer.size), recipe.seed).to(device)
-    return tokenizer, model
+def _start(work: Workspace, verifier: Verifier) -> None:
+    """Check the model that the recipe starts from, then have the teacher's rollouts in the store."""
+    if work.recipe.health.preflight and work.recipe.model.checkpoint:
+        with at("pre-flight"):
+            try:
+                with ranks.together():
+                    check_start(work)
+            except RunError:
+                ranks.first(lambda: _begin_anew(work))
+                raise
+    with at("teacher"):
+        teach(work, verifier)
 
 
-def engine_of(config: EngineConfig, model: Decoder, tokenizer: Tokenizer) -> Engine:
-    """The sampler's engine, within what the recipe gives it of the machine."""
-    position = bytes_per_position(model.config, compute_dtype(model))
-    positions = max(1, int(config.cache_gb * 1e9) // position) if config.cache_gb else config.cache_positions
-    return Engine(model, tokenizer.stop_ids, config.slots, positions, config.prefill_tokens, tokenizer.decode)
+def _begin_anew(work: Workspace) -> None:
+    if not work.store.files("rollouts"):
+        work.run.begin_anew()
 
 
 def _living(tell: Tell) -> Tell:
@@ -263,51 +244,10 @@ def _living(tell: Tell) -> Tell:
     return told
 
 
-def _check_tokenizer(checkpoint: str, tokenizer: Tokenizer) -> None:
-    """Raise CheckpointError where a checkpoint of ours lies beside another tokenizer than it was trained with."""
-    trained = read_extra(checkpoint).get("tokenizer", tokenizer.fingerprint)
-    if trained != tokenizer.fingerprint:
-        raise CheckpointError(
-            f"{checkpoint}: its weights were trained with another tokenizer ({trained}) than the one beside them "
-            f"({tokenizer.fingerprint}); put the tokenizer's own files back"
-        )
-
-
-@ranks.by_first
-def _make_tokenizer(run: Run, store: Store) -> None:
-    """Train the tokenizer on the training questions, once, and keep it in the run's folder."""
-    recipe, folder = run.recipe, run.folder / "tokenizer"
-    if not folder.exists():
-        problems = training_problems(store).rows
-        texts = [f"{p.question}\n{recipe.problems.instruction}\n\\boxed{{{p.reference}}}" for p in problems]
-        trained = Tokenizer.train(texts, recipe.model.vocabulary)
-        with write_folder_atomic(folder, run.fingerprint) as new:
-            trained.save(new)
-
-
-def shape_of(recipe: Recipe, vocabulary: int) -> DecoderConfig:
-    """The shape of a new decoder. Raises ConfigError where its width does not divide into heads."""
-    source = recipe.model
-    if source.width % source.heads or source.heads % source.kv_heads:
-        raise ConfigError(
-            f"'model': width {source.width} must divide into heads {source.heads}, and heads into kv_heads {source.kv_heads}"
-        )
-    return DecoderConfig(
-        vocab_size=vocabulary,
-        width=source.width,
-        layers=source.layers,
-        heads=source.heads,
-        kv_heads=source.kv_heads,
-        head_dim=source.width // source.heads,
-        mlp_width=source.mlp_width,
-        rope_theta=source.rope_theta,
-        max_positions=source.max_positions or NEW_POSITIONS,
-    )
-
-
 def _stage(work: Workspace, stage: str, previous: str | None, heldout: list[Problem]) -> None:
     """Train one stage, keep its weights, measure it against the stage before, and write its record."""
     run = work.run
+    beat(stage)
     clock = run.clock(stage)
     if previous is not None:
         _load_weights(work.model, run, previous)
@@ -318,6 +258,7 @@ def _stage(work: Workspace, stage: str, previous: str | None, heldout: list[Prob
     def show(done: int, total: int, rate: float) -> None:
         work.tell(f"{stage}: evaluation", done, total, {"tokens_per_s": rate} if rate else {})
 
+    beat(f"{stage}: evaluation")
     config = work.recipe.evaluate
     measure = evaluate_hybrid if config.hybrid else evaluate
     measure(work.sampler, work.store, heldout, config, stage, f"{work.recipe.name}/{stage}", show)
@@ -342,7 +283,7 @@ def _train(work: Workspace, stage: str) -> dict[str, Any]:
     points = work.run.checkpoints(stage)
     if points.final.exists():
         return _load_weights(work.model, work.run, stage)
-    with adapters(work, stage):
+    with adapters(work, stage), at("preparing"):
         fitted = _TRAIN[stage](work)
     ranks.first(lambda: _save_final(work, stage, fitted))
     return dict(read_extra(points.final)["trained"])  # as a restart reads them: the record has its keys in one order
@@ -374,6 +315,7 @@ def _load_weights(model: Decoder, run: Run, stage: str) -> dict[str, Any]:
         return {}
     with ranks.together():
         folder = points.check_final()
+        beat()
         model.load_state_dict(load_decoder(folder, device=model.device).state_dict())
     return dict(read_extra(folder).get("trained", {}))
 

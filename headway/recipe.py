@@ -125,7 +125,7 @@ def _explain(error: ValidationError) -> str:
         return f"unknown key {key!r}" + (f"; the nearest key is {'.'.join([*place[:-1], near[0]])!r}" if near else "")
     if first["type"] == "missing":
         return f"{key!r} is missing"
-    message = first["msg"].removeprefix("Value error, ")
+    message = first["msg"].removeprefix("Value error, ").replace("a valid tuple", "a list")
     if not key or first["type"] == "value_error":
         return f"{key or 'recipe'}: {message}"
     given = repr(first["input"])

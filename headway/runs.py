@@ -233,6 +233,15 @@ class Run:
         """The stage's metric rows."""
         return self._metrics.setdefault(stage, Metrics(self.folder / "metrics" / f"{stage}.jsonl"))
 
+    def begin_anew(self) -> None:
+        """Let go of the recipe and the problems gathered for it, where nothing else was done: the next start may have another."""
+        records = {path.stem for path in (self.folder / "stages").glob("*.json")}
+        if records <= {"problems"} and not any((self.folder / name).exists() for name in ("checkpoints", "metrics", "teacher")):
+            for name in ("stages", "selections", "store"):
+                if (self.folder / name).exists():
+                    discard(self.folder / name)
+            (self.folder / "recipe.json").unlink(missing_ok=True)
+
     def checkpoints(self, stage: str) -> Checkpoints:
         """The stage's resume points and final weights."""
         return self._checkpoints.setdefault(stage, Checkpoints(self, stage))

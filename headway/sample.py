@@ -8,7 +8,7 @@ not know what the rollouts are for, nor does it store them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Protocol
@@ -64,6 +64,11 @@ class Sampler:
     def asking(self, instruction: str, verifier: Judges) -> Sampler:
         """The same policy and seed, asked with another instruction and judged by another verifier."""
         return Sampler(self.engine, self._tokenizer, verifier, instruction, self._seed)
+
+    @property
+    def prompts(self) -> Mapping[str, tuple[int, ...]]:
+        """The prompts that were made so far, by their problem's id."""
+        return self._prompts
 
     def prompt_ids(self, problem: Problem) -> tuple[int, ...]:
         """The problem's prompt as token ids, up to where the completion starts."""

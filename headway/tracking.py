@@ -4,7 +4,8 @@
 
 The rows in the run's folder are the record; trackers get copies. Which rows a tracker has is kept beside it
 (`tracking/NAME.jsonl`), so that a run that is killed and makes rows again does not send them twice, and a tracker that joins
-later is told what came before. Each package is needed only where the recipe names it. It does not know what the numbers mean.
+later is told what came before. A tracker that fails stops, the training does not. Each package is needed only where the recipe
+names it. It does not know what the numbers mean.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ from __future__ import annotations
 import importlib
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
 from headway.errors import ConfigError
 from headway.journal import Metrics
+from headway.watchdog import at
 
 _INSTALL = {"tensorboard": "tensorboard", "wandb": "wandb", "trackio": "trackio"}
 
@@ -53,13 +56,13 @@ class TensorBoard:
 
 
 class WandB:
-    """A run of Weights & Biases whose id is the run's fingerprint, so that a resume goes on in it. Its own settings, such as
-    WANDB_PROJECT or WANDB_MODE=offline, hold.
+    """A run of Weights & Biases whose id is the run's fingerprint, so that a resume goes on in it; its files are in `folder`.
+    Its own settings, such as WANDB_PROJECT or WANDB_MODE=offline, hold.
     """
 
     def __init__(self, folder: Path, run: str, identity: str, recipe: Mapping[str, Any]):
         module = _package("wandb", "wandb")
-        folder.mkdir(parents=True, exist_ok=True)
+        more = {} if "WANDB_QUIET" in os.environ else {"settings": module.Settings(quiet=True)}
         self._run = module.init(
             project=None if os.environ.get("WANDB_PROJECT") else "headway",
             name=run,
@@ -67,6 +70,7 @@ class WandB:
             resume="allow",
             dir=str(folder),
             config=dict(recipe),
+            **more,
         )
         self._stages: set[str] = set()
 
@@ -116,35 +120,63 @@ def check_trackers(names: Sequence[str]) -> None:
 class Tracking:
     """The trackers of a run, opened at the first row, and what each has."""
 
-    def __init__(self, names: Sequence[str], folder: Path, run: str, identity: str, recipe: Mapping[str, Any]):
+    def __init__(
+        self,
+        names: Sequence[str],
+        folder: Path,
+        run: str,
+        identity: str,
+        recipe: Mapping[str, Any],
+        say: Callable[[str], None] = lambda note: None,
+    ):
         self._opens: dict[str, Callable[[], Tracker]] = {
             "tensorboard": lambda: TensorBoard(folder / "tensorboard"),
-            "wandb": lambda: WandB(folder / "wandb", run, identity, recipe),
+            "wandb": lambda: WandB(folder, run, identity, recipe),
             "trackio": lambda: Trackio(run, recipe),
         }
-        self._names, self._folder = tuple(names), folder
+        self._names, self._folder, self._say = list(dict.fromkeys(names)), folder, say
         self._open: dict[str, Tracker] = {}
         self._sent: dict[str, Metrics] = {}
         self._last: dict[tuple[str, str], int] = {}  # (tracker, stage) -> the last step that it has
         self._joined: set[tuple[str, str]] = set()  # those that were told what came before
 
     def send(self, stage: str, row: Mapping[str, Any], earlier: Callable[[], Sequence[Mapping[str, Any]]]) -> None:
-        """Send a row of `stage` to every tracker that does not have it; first the `earlier()` rows that a tracker lacks."""
-        for name in self._names:
-            if name not in self._open:
-                self._begin(name)
-            if (name, stage) not in self._joined:
-                self._joined.add((name, stage))
-                self._last.setdefault((name, stage), 0)
-                for before in earlier():
-                    if before["step"] < row["step"]:
-                        self._send_to(name, stage, before)
-            self._send_to(name, stage, row)
+        """Send a row of `stage` to every tracker that does not have it; first the `earlier()` rows that a tracker lacks.
+
+        Whatever a tracker raises ends the tracker, with a line, and not the training.
+        """
+        for name in list(self._names):
+            with self._spared(name):
+                if name not in self._open:
+                    self._begin(name)
+                if (name, stage) not in self._joined:
+                    self._joined.add((name, stage))
+                    self._last.setdefault((name, stage), 0)
+                    for before in earlier():
+                        if before["step"] < row["step"]:
+                            self._send_to(name, stage, before)
+                self._send_to(name, stage, row)
+
+    @contextmanager
+    def _spared(self, name: str) -> Iterator[None]:
+        """What the tracker `name` raises inside is said in one line; it gets no more rows in this process."""
+        try:
+            with at(name):
+                yield
+        except Exception as error:  # a package of others may raise anything
+            self._names.remove(name)
+            broken = self._open.pop(name, None)
+            with suppress(Exception):
+                if broken is not None:
+                    broken.close()
+            cause = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+            self._say(f"{name} fails and gets no more rows ({cause}); the run goes on, and its next start sends what is missing")
 
     def close(self) -> None:
         """Let all trackers write out what is waiting."""
-        for tracker in self._open.values():
-            tracker.close()
+        for name, tracker in list(self._open.items()):
+            with self._spared(name):
+                tracker.close()
         for sent in self._sent.values():
             sent.close()
         self._open.clear()

@@ -63,7 +63,11 @@ def evaluate(checkpoint: str, recipe_path: str, overrides: Sequence[str], root: 
         recipe: Recipe = load_recipe(recipe_path, overrides)
     console = Console(stderr=as_json, quiet=ranks.rank() > 0)
     with Display(console) as display:
-        folder, result = evaluate_checkpoint(recipe, recipe_path, checkpoint, root, display)
+
+        def say(note: str) -> None:
+            console.print(Text(note), soft_wrap=True)
+
+        folder, result = evaluate_checkpoint(recipe, recipe_path, checkpoint, root, display, say)
     if as_json and not console.quiet:
         print(json.dumps(result))
     if not as_json:

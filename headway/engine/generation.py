@@ -27,6 +27,7 @@ from headway.model.head import next_logits
 from headway.model.precision import autocast, compute_dtype
 from headway.model.transformer import Decoder
 from headway.types import Completion, Request, StopReason
+from headway.watchdog import beat
 
 
 @dataclass(slots=True, eq=False)
@@ -167,6 +168,7 @@ class Generation:
 
     def step(self) -> bool:
         """Admit what fits, compute a budget of prompt tokens, draw one token for every active sample. False: nothing is left."""
+        beat()
         version = self._version(bool(self._order))
         self._admit()
         started = time.monotonic()

@@ -204,8 +204,29 @@ class Tokenizer:
 
     @property
     def unknown_id(self) -> int | None:
-        """The token that stands for what the vocabulary cannot spell; None where it can spell everything."""
-        return self._wrapped.unk_token_id
+        """The token that stands for what the vocabulary cannot spell; None where it can spell everything.
+
+        A byte-level vocabulary may name one (GPT-2 and SmolLM2 name their end of text), but never writes it.
+        """
+        model = self._parsing.model
+        if isinstance(model, models.Unigram):
+            spells_bytes = json.loads(self._parsing.to_str())["model"].get("byte_fallback")
+            return None if spells_bytes else self._wrapped.unk_token_id
+        name: str | None = getattr(model, "unk_token", None)
+        return None if name is None else self._parsing.token_to_id(name)
+
+    @property
+    def opens_turn(self) -> bool:
+        """Whether a prompt ends where an answer begins: no more of the turn's opening follows than it has."""
+        question = {"role": "user", "content": "x"}
+        try:
+            prompt, plain = self._render([question]), self._render([question], generation=False)
+            turn = self._render([question, {"role": "assistant", "content": _SENTINEL}], generation=False)
+        except CheckpointError:  # it cannot show an assistant's turn
+            return True
+        opened = turn.partition(_SENTINEL)[0]
+        is_given = prompt != plain or not opened.startswith(prompt.rstrip())
+        return self._template is None or is_given or not opened.removeprefix(prompt.rstrip()).strip()
 
     @property
     def opening(self) -> str:

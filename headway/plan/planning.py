@@ -19,16 +19,17 @@ import torch
 from headway.config import Recipe
 from headway.machine import peak_memory_bytes
 from headway.model.config import DecoderConfig
-from headway.pipeline import device_of, shape_of
 from headway.plan import memory, probe
 from headway.plan.evidence import Evidence, look
 from headway.plan.shapes import local_folder, shape_of_checkpoint
 from headway.plan.work import ASSUMED, Work, works
 from headway.stage_config import OptimizerConfig, StageConfig
+from headway.start import device_of, shape_of
 
 _RANKS = "memory is that of each of {} ranks; times and tokens are those of one process that does all the work"
 _BUSY = 0.6  # share of the threads' time below which times are not this machine's own
 SAFETY = 0.10  # of the sum: fragments, and what the formulas leave out
+_TABLES = 150 << 20  # bytes that a run holds beside what a plan does: its tables, their queries, what judging leaves
 _ROLLOUT_BYTES = 7  # of a sampled token on the disk: its id, its log-prob and its text, compressed
 _POINTS = 3  # resume points of a stage on the disk at most: the last two, and the one being written
 
@@ -98,7 +99,7 @@ def make_plan(
     else:
         shape, origin = shape_of(recipe, evidence.vocabulary or recipe.model.vocabulary), "the recipe"
     found, count = works(recipe, shape, evidence), memory.parameters(shape)
-    base, available = peak_memory_bytes(), probe.memory_bytes(device) // (1 if device.type == "cuda" else ranks)
+    base, available = peak_memory_bytes() + _TABLES, probe.memory_bytes(device) // (1 if device.type == "cuda" else ranks)
     measured, note = _probed(recipe, shape, found, device, available, wants_probe, say)
     gc.collect()
     stages = tuple(_stage(recipe, shape, work, measured, base, device, ranks) for work in found)

@@ -123,10 +123,15 @@ def probe(shape: DecoderConfig, works: list[Work], optimizers: dict[str, Optimiz
 
 
 def _made_up(work: Work, shape: DecoderConfig) -> list[Document]:
-    """Documents of the stage's average length that fill its micro-batch; one of the longest where no length is known."""
+    """Documents of the stage's average length that fill its micro-batch; one of the longest where no length is known.
+
+    Each has a prompt of its own: what documents of one prompt begin with in common would be computed once.
+    """
     length = max(4, min(work.longest, work.length or work.longest))
-    ids = tuple(number % (shape.vocab_size - 1) + 1 for number in range(length))
-    return [Document(ids, 1 + number % 2) for number in range(max(1, work.micro_tokens // length))]
+    some = shape.vocab_size - 1
+    rest = tuple(number % some + 1 for number in range(length - 2))
+    count = max(1, work.micro_tokens // length)
+    return [Document((number % some + 1, number // some % some + 1, *rest), 2) for number in range(count)]
 
 
 def _train(model: Decoder, documents: list[Document], device: torch.device) -> tuple[int, float, int]:

@@ -16,6 +16,11 @@ ALARMS_INTRO = (
 )
 
 
+def alarm_words(run_dir: Path) -> set[str]:
+    """The metrics that alarms name and the glossary explains."""
+    return {str(row["metric"]) for row in Metrics(run_dir / "alarms.jsonl").rows()} & ENTRIES.keys()
+
+
 def alarm_list(run_dir: Path) -> str:
     """A table of the run's alarms, in the order in which they were raised."""
     rows = Metrics(run_dir / "alarms.jsonl").rows()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from headway.report.entry import Entry
 from headway.report.glossary_rl import RL
+from headway.report.glossary_run import HEALTH, RECORD
 
 _EVALUATION = (
     Entry(
@@ -115,24 +116,6 @@ _TRAINING = (
         "Speed",
         "Useful tokens (padding never counted) a second through forward and backward; in RL sampling time is included.",
         "Far below the recipe's documented rate.",
-    ),
-)
-
-_HEALTH = (
-    Entry(
-        "update_ratio_embedding",
-        "Movement of the embedding",
-        "How far one step moves the embedding and output weights, as a share of their norm; measured every 10 steps on a fixed "
-        "sample of the weights. So are update_ratio_attention, update_ratio_mlp and update_ratio_norms (and others).",
-        "Above 0.1: the learning rate is too high; far below 1e-6 in float32: nothing is learned.",
-    ),
-    Entry(
-        "update_ratio_attention", "Movement of attention", "As update_ratio_embedding, of the attention's matrices.", "As there."
-    ),
-    Entry("update_ratio_mlp", "Movement of the MLPs", "As update_ratio_embedding, of the MLPs' matrices.", "As there."),
-    Entry("update_ratio_norms", "Movement of the norms", "As update_ratio_embedding, of the norms' weights.", "As there."),
-    Entry(
-        "update_ratio_others", "Movement of the others", "As update_ratio_embedding, of what is in no other group.", "As there."
     ),
 )
 
@@ -313,7 +296,8 @@ _TABLE = (
 SECTIONS = (
     ("Evaluation", _EVALUATION),
     ("Training", _TRAINING),
-    ("Health", _HEALTH),
+    ("A stage's record", RECORD),
+    ("Health", HEALTH),
     ("Rollout DPO", _DPO),
     ("Reinforcement learning", RL),
     ("The table of rollouts", _TABLE),

@@ -18,7 +18,7 @@ from pathlib import Path
 from headway.durable import read_json, write_atomic
 from headway.ranks import by_first
 from headway.report import charts
-from headway.report.alarms import ALARMS_INTRO, alarm_list
+from headway.report.alarms import ALARMS_INTRO, alarm_list, alarm_words
 from headway.report.curves import curve_cards, glossary_list
 from headway.report.holdings import holdings
 from headway.report.holdings_page import holdings_body, holdings_intro, holdings_words
@@ -66,7 +66,7 @@ def page(run_dir: str | Path) -> str:
         _section("holdings", holdings_intro(held), holdings_body(held)),
         rollout_section(shown, stages),
         _section("run", "", _run_details(Path(run_dir))),
-        _section("words", "", glossary_list({curve.name for curve in drawn} | holdings_words(held))),
+        _section("words", "", glossary_list({curve.name for curve in drawn} | holdings_words(held) | alarm_words(Path(run_dir)))),
     ]
     style = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
     return (

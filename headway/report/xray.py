@@ -26,9 +26,8 @@ def render_xray(record: Mapping[str, Any], console: Console) -> None:
         console.print(Text.assemble(mark, (f"{check['name']:<12}", "bold"), clean(check["says"])), soft_wrap=True)
     for batch in record["batches"]:
         counts = f"{batch['documents']:,} documents, {batch['trained']:,} tokens trained, {batch['tokens']:,} through the model"
-        console.print(
-            Text(f"\nstep {batch['step']}: {counts}, {batch['micro_batches']} micro-batches", style="bold"), soft_wrap=True
-        )
+        micros = f"{batch['micro_batches']:,} micro-batch{'' if batch['micro_batches'] == 1 else 'es'}"
+        console.print(Text(f"\nstep {batch['step']}: {counts}, {micros}", style="bold"), soft_wrap=True)
         for document in batch["shown"]:
             console.print(Text(_head(document), style="italic"), soft_wrap=True)
             console.print(_tokens(document["tokens"], console.is_terminal), soft_wrap=True)
@@ -46,7 +45,7 @@ def _head(document: Mapping[str, Any]) -> str:
         ("sampler_logprob", "sampler log-prob"),
     ):
         if name in document:
-            parts.append(f"{words} {document[name]:+.3f}")
+            parts.append(f"{words} not a number" if document[name] is None else f"{words} {document[name]:+.3f}")
     return "; ".join(filter(None, parts))
 
 

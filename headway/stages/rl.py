@@ -28,6 +28,8 @@ from typing import Any
 from headway.errors import StoreError
 from headway.model.transformer import Decoder
 from headway.sample import Plan, rollouts_of, verdicts_of
+from headway.stage_config import RlConfig
+from headway.stages.preflight import RL_TOKENS
 from headway.stages.rl_groups import Pool, choose, rewards, uniform_problems
 from headway.stages.workspace import Workspace, frozen
 from headway.store.queries import rl_problems
@@ -60,7 +62,7 @@ def reinforce(work: Workspace) -> Fitted:
         work.freeze("rl", selection, selection.ids)
     reference = frozen_copy(work.model) if config.kl_coef else None  # a resume, too, is given the weights of the stage's start
     rollouts = Rollouts(work, problems, reference)
-    look = PolicyGradient(work.model, Glance(work, problems, reference), config)
+    look = PolicyGradient(work.model, Glance(work, problems, reference), config, keeps_all=True)
     return work.fit("rl", PolicyGradient(work.model, rollouts, config), config, config.steps, look)
 
 
@@ -124,9 +126,7 @@ class Rollouts:
             groups += fresh
             for group in fresh:
                 self._pool.record(group.problem.id, group.pass_rate)
-                kept = choose(group, config, seed=step)
-                if kept:
-                    trained.append((group, kept))
+            trained += self._chosen(fresh, step)
             if len(trained) >= config.prompts:
                 break
         trained = trained[: config.prompts]
@@ -136,11 +136,21 @@ class Rollouts:
         trajectories: list[Trajectory] = []
         for one, advantage, reference in zip(drawn, advantages, references, strict=True):
             is_masked = config.mask_truncated and one.rollout.stop_reason is StopReason.LENGTH
-            if self._reference is not None or (advantage and not is_masked):
-                advantage = 0.0 if is_masked else advantage
+            advantage = 0.0 if is_masked else advantage
+            if self._is_kept(advantage):
                 trajectories.append(Trajectory(one.document, one.rollout.logprobs, advantage, reference))
         trained_groups = len({one.group.problem.id for one, advantage in zip(drawn, advantages, strict=True) if advantage})
-        return Sampled(trajectories, temperature, _numbers(groups, trained_groups, sum(bool(t.advantage) for t in trajectories)))
+        numbers = _numbers(groups, trained_groups, sum(bool(t.advantage) for t in trajectories), config)
+        return Sampled(trajectories, temperature, numbers)
+
+    def _chosen(self, groups: list[Group], step: int) -> list[tuple[Group, list[int]]]:
+        """Of these groups those that are learned from, each with the numbers of its rollouts that are."""
+        chosen = ((group, choose(group, self._config, seed=step)) for group in groups)
+        return [(group, kept) for group, kept in chosen if kept]
+
+    def _is_kept(self, advantage: float) -> bool:
+        """Is a rollout of this advantage given to training?"""
+        return self._reference is not None or bool(advantage)
 
     def _groups(self, step: int, temperature: float, asked: set[str]) -> list[Group]:
         """One batch of prompts, none `asked` in this step before; with oversampling, hard ones get more samples."""
@@ -197,21 +207,24 @@ class Rollouts:
 
 
 class Glance(Rollouts):
-    """The rollouts of the first step's first problems, sampled to be looked at: the same ones, and nothing is kept of them."""
+    """The rollouts of the first step's first problems, sampled to be looked at: the same ones, and nothing is kept of them.
+
+    They are shorter than RL's where those are very long. Where every group agrees, all of them are shown, without an advantage.
+    """
 
     def __init__(self, work: Workspace, problems: list[Problem], reference: Decoder | None):
         super().__init__(work, problems, reference)
-        some = {"prompts": min(4, self._config.prompts), "dynamic_sampling": False, "oversample": 1, "drop_above": 1.0}
-        self._config = self._config.model_copy(update=some)
+        some = {"prompts": min(4, self._config.prompts), "max_tokens": min(RL_TOKENS, self._config.max_tokens)}
+        alone = {"dynamic_sampling": False, "oversample": 1, "drop_above": 1.0}
+        self._config = self._config.model_copy(update=some | alone)
 
-    def sample(self, step: int) -> Sampled:
-        """The first few problems on which the policy disagrees with itself; the last few where there are none."""
-        found = super().sample(step)
-        for _ in range(3):
-            if found.trajectories:
-                break
-            found = super().sample(step)
-        return found
+    def _chosen(self, groups: list[Group], step: int) -> list[tuple[Group, list[int]]]:
+        """As in training; all rollouts of all groups where that would be none."""
+        return super()._chosen(groups, step) or [(group, list(range(len(group.rollouts)))) for group in groups]
+
+    def _is_kept(self, advantage: float) -> bool:
+        """All are looked at."""
+        return True
 
     def _store(self, step: int, groups: list[Group]) -> None:
         """They are no rollouts of the run: its first step draws them again."""
@@ -224,7 +237,7 @@ def _joined(group: Group, more: Group | None) -> Group:
     return Group(group.problem, group.prompt_ids, group.rollouts + more.rollouts, group.verdicts + more.verdicts)
 
 
-def _numbers(groups: list[Group], trained_groups: int, trained_rollouts: int) -> dict[str, float]:
+def _numbers(groups: list[Group], trained_groups: int, trained_rollouts: int, config: RlConfig) -> dict[str, float]:
     """What the step's sampling looked like."""
     rollouts = rollouts_of(groups)
     correct = [good for group in groups for good in group.is_correct]
@@ -232,6 +245,7 @@ def _numbers(groups: list[Group], trained_groups: int, trained_rollouts: int) ->
     logprobs = sum(sum(rollout.logprobs) for rollout in rollouts)
     return {
         "accuracy": sum(correct) / len(correct),
+        "reward": math.fsum(value for group in groups for value in rewards(group, config)) / len(rollouts),
         "mean_tokens": sum(tokens) / len(tokens),
         "truncated": sum(r.stop_reason is StopReason.LENGTH for r in rollouts) / len(rollouts),
         "surprise": -logprobs / sum(tokens),

@@ -10,6 +10,7 @@ drops the alarms of the steps that are made anew. It does not know what an alarm
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headway.durable import write_atomic
@@ -59,8 +60,7 @@ class StageWatch:
     def _raise(self, alarm: Alarm) -> str:
         """Keep an alarm; its line."""
         found = self._example(alarm)
-        name = self._work.run.folder.name
-        how = f"headway show {found} --run {name}" if found else ""
+        how = f"headway show {found} --run {_named(self._work.run.folder)}" if found else ""
         says = f"{alarm.says} (step {alarm.step})"
         self._alarms.append(
             {
@@ -84,6 +84,11 @@ class StageWatch:
         outcomes: dict[str, Outcome] = {verdict.rollout_id: verdict.outcome for verdict in verdicts}
         found = example(alarm.metric, rollouts, outcomes, alarm.is_high)
         return found.id if found else ""
+
+
+def _named(folder: Path) -> str:
+    """What `--run` finds this run by: its name under runs/, else its folder."""
+    return folder.name if folder.parent == Path("runs") else str(folder)
 
 
 def rewind(alarms: Metrics, stage: str, step: int) -> None:

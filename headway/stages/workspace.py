@@ -125,7 +125,7 @@ class Workspace:
             self.tell(stage, done, total, {name: value for name, value in row.items() if name != "alarm"} | told)
 
         try:
-            self.check(stage, look or objective, config)
+            self.check(stage, look or objective, config, steps)
             return fit(self.model, objective, config, steps, StageFolder(self.run, stage), show)
         except FloatingPointError as error:
             raise RunError(f"{stage}: {error}; training diverged: try a lower {stage}.optimizer.lr under another name") from None
@@ -141,13 +141,13 @@ class Workspace:
             reason = first_line(error) if isinstance(error, MemoryError) else f"memory ran out ({first_line(error)})"
             raise RunError(f"{stage}: {reason}; lower {stage}.{longest}; `headway plan` says what the stage needs") from None
 
-    def check(self, stage: str, objective: Objective[Any], config: StageConfig) -> None:
+    def check(self, stage: str, objective: Objective[Any], config: StageConfig, steps: int) -> None:
         """The pre-flight check, once a run: kept as `preflight/STAGE.json`, one line in the terminal. RunError where it fails."""
         path = preflight_path(self.run.folder, stage)
         if not self.recipe.health.preflight or (path.exists() and read_json(path)["passed"]):
             return
         with at("pre-flight"):
-            record = joined(gather(preflight(self, stage, objective, config)))
+            record = joined(gather(preflight(self, stage, objective, config, steps)))
         first(lambda: write_json(path, record))
         refuse(stage, record, str(path))
         self.tell(stage, 0, 1, {"note": summary(record)})

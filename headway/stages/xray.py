@@ -59,7 +59,7 @@ class Looking(Workspace):
         self, stage: str, objective: Objective[Any], config: StageConfig, steps: int, look: Objective[Any] | None = None
     ) -> Fitted:
         """Look, and end the stage."""
-        raise Seen(preflight(self, stage, look or objective, config))
+        raise Seen(preflight(self, stage, look or objective, config, steps))
 
     def freeze(self, stage: str, selection: Selection[Any], ids: Sequence[str], too_long: int = 0, **report: Any) -> None:
         """Nothing is frozen; an empty selection is refused as it would be."""
@@ -70,7 +70,8 @@ class Looking(Workspace):
         """What the table holds is used; what it lacks is not sampled for a look."""
         if problems and not self.store.has_batch("verdicts", f"{batch}/0"):
             raise RunError(
-                f"{stage} first samples {len(problems) * count:,} rollouts of its own: run it; its check comes before step 1"
+                f"{stage} first samples {len(problems) * count:,} rollouts of its own, which a look does not: `headway run` "
+                "does, and checks the batches before step 1"
             )
 
 

@@ -2,6 +2,7 @@
 
     usual(x)   = median of x over the last `window` rows            start(x) = mean of x over the first 5 rows
     grad_norm  > grad_spike usual          update_ratio_* > update_ratio             gap_max > gap
+    grad_norm  > grad_spike start, as the median of 5 rows: it explodes
     entropy    < entropy_share start       repetitive, boxed_spam, truncated > their shares, for 3 rows on average
     mean_tokens_correct, mean_tokens_wrong beyond length_drift times start, or its inverse
     trained_rollouts = 0 for `idle_steps` rows                loss not a number        `alarm` in a row: the stage's own
@@ -56,9 +57,11 @@ class Health:
         """The alarms that this row raises; one that goes on is raised again after `window` steps at the earliest."""
         step = int(row["step"])
         values = {name: float(v) for name, v in row.items() if isinstance(v, int | float) and not isinstance(v, bool)}
-        found = [alarm for alarm in self._alarms(step, row, values) if self._is_due(alarm)]
-        for alarm in found:
-            self._raised[alarm.metric] = step
+        found: list[Alarm] = []
+        for alarm in self._alarms(step, row, values):
+            if self._is_due(alarm):  # one a metric: a spike that is an explosion, too, is told once
+                self._raised[alarm.metric] = step
+                found.append(alarm)
         return found
 
     def _is_due(self, alarm: Alarm) -> bool:
@@ -117,8 +120,12 @@ class Health:
             yield Alarm(step, "trained_rollouts", 0.0, f"nothing was learned for {len(idle)} steps: every group agrees", False)
 
     def _drifts(self, step: int) -> Iterator[Alarm]:
-        """What left where it began: entropy downwards, lengths either way."""
+        """What left where it began: the gradient upwards, entropy downwards, lengths either way."""
         config = self._config
+        began, norms = self._start.get("grad_norm", []), self._recent.get("grad_norm", [])[-_START:]
+        if len(began) == _START and (norm := median(norms)) > self._config.grad_spike * median(began) > 0:
+            says = f"the gradient norm grew from {median(began):.3g} to {norm:.3g}: it explodes, lower the learning rate"
+            yield Alarm(step, "grad_norm", norm, says)
         name = "entropy" if "entropy" in self._recent else "surprise"
         for metric, words in (
             (name, "entropy"),

@@ -23,12 +23,14 @@ from headway.train.batching import Document, Flat, flatten, micro_batches
 from headway.train.losses import nll
 from headway.train.optim import trained
 from headway.train.sharding import collect, learner, own_share
+from headway.watchdog import beat
 
 Batches = Callable[[], Iterator[Sequence[int]]]  # a fresh endless stream of document numbers, one list a step
 
 
 def document_logprobs(model: Decoder, flat: Flat, temperature: float = 1.0) -> Tensor:
     """log p of every learned token of the documents, float32 [N]; on CUDA whoever asks gets the products of training."""
+    beat()
     with autocast(model):
         hidden = model(flat.ids, flat.layout)
         return token_logprobs(hidden.index_select(0, flat.rows), model.output_weight, flat.targets, temperature)
@@ -36,6 +38,7 @@ def document_logprobs(model: Decoder, flat: Flat, temperature: float = 1.0) -> T
 
 def document_logprobs_and_entropy(model: Decoder, flat: Flat, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
     """As `document_logprobs`, and the entropy of the distribution that each learned token was drawn from, without gradient."""
+    beat()
     hidden = model(flat.ids, flat.layout)
     return token_logprobs_and_entropy(hidden.index_select(0, flat.rows), model.output_weight, flat.targets, temperature)
 

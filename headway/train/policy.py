@@ -96,8 +96,9 @@ class PolicyBatch:
 class PolicyGradient:
     """The objective of RL (see `fit.Objective`)."""
 
-    def __init__(self, model: Decoder, sampling: Sampling, config: RlConfig):
-        self._model, self._sampling, self._config = model, sampling, config
+    def __init__(self, model: Decoder, sampling: Sampling, config: RlConfig, keeps_all: bool = False):
+        """`keeps_all` lays out trajectories without an advantage, too: batches that are only looked at."""
+        self._model, self._sampling, self._config, self._keeps_all = model, sampling, config, keeps_all
         self.max_tokens = config.micro_batch_tokens
         self._now: tuple[list[Trajectory], list[Tensor]] = [], []  # the update's, and their log-probs at the start of the step
         self._temperature = 1.0
@@ -119,7 +120,7 @@ class PolicyGradient:
         collect(self._model)  # which samples
         sampled, config = self._sampling.sample(step), self._config
         self._temperature, self._numbers, self._gap = sampled.temperature, dict(sampled.numbers), 0.0
-        is_needed = bool(config.kl_coef) and config.kl != "k1"
+        is_needed = self._keeps_all or (bool(config.kl_coef) and config.kl != "k1")
         trajectories = [t for t in sampled.trajectories if t.advantage or is_needed]
         updates = _minibatches(len(trajectories), config.minibatches, config.epochs_per_batch, step)
         documents = [t.document for t in trajectories]

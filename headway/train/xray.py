@@ -1,10 +1,11 @@
 """What a micro-batch really teaches, read back from the tensors that training gets, and whether its documents see each other.
 
-    flat          ids, rows, targets, owner, positions     -->  documents (tokens, where the learned ones begin), mistakes
-    perturbation  change the tail of one document          -->  its own later logits move, nothing before it and beside it does
+    flat          ids, rows, targets, owner, layout        -->  documents (tokens, where the learned ones begin), mistakes
+    perturbation  change the tail of every second document -->  their own later logits move, nothing before and beside them does
 
 Nothing is taken on trust from whoever laid the batch out: a target must be the very token that follows its row, positions must
-restart where a document does. The second part is measured on the model itself. It knows no tokenizer, stage or recipe.
+restart where a document does, and attention must read each document as the tokens that it has. The second part is measured on
+the model itself. It knows no tokenizer, stage or recipe.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from headway.model.attention import lay_out
 from headway.model.head import next_logits
 from headway.model.transformer import Decoder
 from headway.train.batching import Document, Flat, flatten
@@ -32,7 +34,7 @@ _ELEMENTS = 8_388_608  # of the logits held at once
 
 @dataclass(frozen=True, slots=True)
 class Isolation:
-    """What a changed document did to logits, largest absolute differences: to its own later tokens, to all else.
+    """What changed documents did to logits, largest absolute differences: to their own later tokens, to all else.
 
     `leaked` is None where nothing else stands in the batch. Example: ``Isolation(documents=9, tokens=90, own=7.1, leaked=0.0)``.
     """
@@ -99,7 +101,29 @@ def documents_of(flat: Flat) -> tuple[list[Document], list[str]]:
         if any(positions[b] != positions[a] + 1 for a, b in pairwise(mine)):
             mistakes.append(f"document {number}: its positions do not count up by one")
         documents.append(Document((*ids[max(0, begin) : mine[0] + 1], *taught), max(1, mine[0] + 1 - max(0, begin))))
-    return documents, mistakes
+    return documents, mistakes or _layout_mistakes(flat, documents)
+
+
+def _layout_mistakes(flat: Flat, documents: Sequence[Document]) -> list[str]:
+    """Where attention would read other tokens as a document than those it has: in `documents` and in the gathered `groups`."""
+    ids, positions = flat.ids.tolist(), flat.layout.positions.tolist()
+    inputs = {document.ids[:-1] for document in documents}
+    index, starts, _ = (part.tolist() for part in flat.layout.documents)
+    read = [index[a:b] for a, b in pairwise(starts)]
+    mistakes: list[str] = []
+    for number, places in enumerate(read):
+        is_whole = [positions[i] for i in places] == list(range(len(places)))
+        if not is_whole or tuple(ids[i] for i in places) not in inputs:
+            mistakes.append(f"attention reads row {number} of the batch as no document of it: documents would see each other")
+    gathered = torch.cat([group.reshape(-1) for group in flat.layout.groups])
+    if not torch.equal(gathered[flat.layout.inverse], torch.arange(flat.num_tokens, device=gathered.device)):
+        mistakes.append("what attention gives a token is taken from another token's place")
+    lanes = [lane for group in flat.layout.groups for lane in group.tolist()]
+    wanted = {tuple(places) for places in read}
+    sizes = sorted({len(places) for places in read}, reverse=True)
+    if len(lanes) != len(read) or not all(any(tuple(lane[:n]) in wanted for n in sizes if n <= len(lane)) for lane in lanes):
+        mistakes.append("attention gathers other documents than the batch has: documents would see each other")
+    return mistakes
 
 
 def first_numbers(documents: Sequence[Document], max_tokens: int, sides: int = 1) -> list[int]:
@@ -127,10 +151,19 @@ def score(model: Decoder, flat: Flat, documents: Sequence[Document], numbers: li
 
 
 @torch.no_grad()
-def isolation(model: Decoder, flat: Flat) -> Isolation:
-    """Change the second half of one document's learned inputs that are its alone, and look at the logits of everything.
+def next_token(model: Decoder, ids: Sequence[int]) -> Tensor:
+    """The logits of what follows these tokens, [vocabulary]."""
+    model.eval()
+    with autocast(model):
+        hidden = model(torch.tensor(ids, device=model.device), lay_out([len(ids)], model.device))
+        return next_logits(hidden[-1:], model.output_weight).squeeze(0)
 
-    Tokens before the change and other documents must not notice; the changed tokens must.
+
+@torch.no_grad()
+def isolation(model: Decoder, flat: Flat) -> Isolation:
+    """Change the second half of the learned inputs of every second document, and look at the logits of everything.
+
+    Tokens before a change and other documents must not notice, before and behind it; the changed ones must.
     """
     owner, rows = flat.owner.tolist(), flat.rows.tolist()
     own: list[list[int]] = [[] for _ in range(flat.num_documents)]
@@ -139,17 +172,17 @@ def isolation(model: Decoder, flat: Flat) -> Isolation:
     for row, document in zip(rows, owner, strict=True):
         if readers[row] == 1 and row not in prompts:
             own[document].append(row)
-    changeable = [inputs for inputs in own if len(inputs) > 1]
+    changeable = sorted((inputs for inputs in own if len(inputs) > 1), key=lambda found: found[0])
     if not changeable:
         return Isolation(flat.num_documents, flat.num_tokens, 0.0, None)
-    inputs = min(changeable, key=lambda found: found[0])  # the first in the row: whatever leaks, leaks into what follows
-    changed = torch.tensor(inputs[len(inputs) // 2 :], device=flat.ids.device)
+    tails = [row for inputs in changeable[::2] for row in inputs[len(inputs) // 2 :]]
+    changed = torch.tensor(tails, device=flat.ids.device)
     ids = flat.ids.clone()
     ids[changed] = (ids[changed] + 1 + changed % 7) % model.config.vocab_size
     is_changed = torch.zeros(flat.num_tokens, dtype=torch.bool, device=ids.device)
     is_changed[changed] = True
     most = max(8, min(_ROWS, _ELEMENTS // model.config.vocab_size))
-    others = _spread((~is_changed).nonzero().squeeze(-1), int(changed[-1]), most)
+    others = _spread(is_changed, most)
     model.eval()
     with autocast(model):
         before, after = model(flat.ids, flat.layout), model(ids, flat.layout)
@@ -158,11 +191,12 @@ def isolation(model: Decoder, flat: Flat) -> Isolation:
     return Isolation(flat.num_documents, flat.num_tokens, own_move, leak)
 
 
-def _spread(places: Tensor, changed: int, most: int) -> Tensor:
-    """At most `most` of these places: half of them the first behind the change, the rest spread evenly."""
+def _spread(is_changed: Tensor, most: int) -> Tensor:
+    """At most `most` places that are not changed: some of them right behind a change, the rest spread evenly."""
+    places = (~is_changed).nonzero().squeeze(-1)
     if len(places) <= most:
         return places
-    behind = places[places > changed][: most // 2]
+    behind = (is_changed[:-1] & ~is_changed[1:]).nonzero().squeeze(-1)[: most // 2] + 1
     evenly = places[torch.linspace(0, len(places) - 1, most - len(behind)).long()]
     return torch.cat([behind, evenly]).unique()
 

@@ -29,6 +29,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 
 from headway.errors import HeadwayError
+from headway.watchdog import beat
 
 START_SECONDS = 120.0  # a cold import of sympy on a busy machine
 MAX_TRIES = 3  # of one task whose worker dies; also of starts in a row that fail
@@ -220,6 +221,7 @@ class Pool:
             elif word.startswith("H "):
                 worker.helper = int(word[2:])
             elif worker.task is not None and worker.task >= 0:
+                beat()
                 results[worker.task] = Result(word, worker.reference_read)
                 worker.task = None
 
@@ -263,6 +265,7 @@ class Pool:
             if used is None or used > self.seconds or worker.waited > 5 * self.seconds:
                 self._pool.remove(worker)
                 worker.end()
+                beat()
                 results[worker.task] = Result("timeout", worker.reference_read)
                 self._spares = 2 * SPARES
                 self._pool.append(self._start())

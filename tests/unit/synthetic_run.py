@@ -50,12 +50,21 @@ def build(
     _write(folder / "recipe.json", {"name": folder.name, "seed": seed, "sft": {"epochs": 2}, "note": payloads})
     _write(folder / "environment.json", {"started_with": {"versions": {"python": "3.11.9"}, "cores": 2}})
     _selections(folder, payloads)
+    _alarms(folder, payloads)
     for stage in STAGES:
         rows = _curve_rows(stage, random)
         if payloads:
             rows[0] |= dict.fromkeys(payloads, 0.5)
         write_atomic(folder / "metrics" / f"{stage}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     return folder
+
+
+def _alarms(folder: Path, payloads: tuple[str, ...]) -> None:
+    """One of a metric that no stage charts, one of a charted one, and one a payload."""
+    said = [("dpo", "alarm", "collapse", ""), ("rl", "loss", "no number", "headway show abc --run x")]
+    said += [(payload, payload, payload, payload) for payload in payloads]
+    rows = [{"step": 3, "stage": stage, "metric": metric, "says": says, "look": look} for stage, metric, says, look in said]
+    write_atomic(folder / "alarms.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def _problem(number: int, payloads: tuple[str, ...]) -> Problem:

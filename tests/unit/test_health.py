@@ -10,14 +10,18 @@ from tiny_policy import tiny
 from tiny_sampler import parities
 from tiny_workspace import workspace
 
-from headway.config import HealthConfig
-from headway.errors import ConfigError
+from headway.config import HealthConfig, SftConfig
+from headway.errors import ConfigError, RunError
 from headway.journal import Metrics
 from headway.recipe import parse_recipe
+from headway.stage_config import OptimizerConfig
 from headway.stages.rl import reinforce
 from headway.stages.watch import rewind
+from headway.train.batching import Document, epochs
 from headway.train.habits import example, habits, repeated
 from headway.train.health import Alarm, Health, Movement, group_of
+from headway.train.likelihood import Likelihood
+from headway.train.optim import make_optimizer, update
 from headway.train.policy import gaps_by_place
 from headway.types import Group, Outcome, Rollout, StopReason, Verdict
 
@@ -39,6 +43,14 @@ def test_a_spike_of_the_gradient() -> None:
     found = alarms([{"grad_norm": norm} for norm in norms])
     assert found == [Alarm(8, "grad_norm", 10.5, "the gradient norm is 10.5, usually 1: a spike")]
     assert alarms([{"grad_norm": 1.0}, {"grad_norm": 99.0}]) == []  # nothing is usual yet
+
+
+def test_a_gradient_that_explodes_by_and_by() -> None:
+    """It doubles every two steps: never ten times the usual one, but more than ten times that of the beginning."""
+    norms = [1.0 * 2 ** (step / 2) for step in range(14)]
+    (found,) = alarms([{"grad_norm": norm} for norm in norms])
+    assert (found.step, found.metric) == (12, "grad_norm")  # median of 5 rows: 2^4.5 = 22.6 > 10 x 2^1 = 20, after 16 at step 11
+    assert found.says == "the gradient norm grew from 2 to 22.6: it explodes, lower the learning rate"
 
 
 def test_an_alarm_that_goes_on_is_not_repeated_at_once() -> None:
@@ -176,9 +188,47 @@ def test_an_alarm_reaches_the_file_and_the_terminal_with_a_rollout_to_look_at(tm
         (row,) = [row for row in rows if row["metric"] == "gap_max"]
         (shown,) = work.store.rollouts(ids=row["examples"])
     assert (row["stage"], row["step"], shown.sampler, shown.step) == ("rl", 1, "rl", 0)
-    assert row["look"] == f"headway show {shown.id} --run tiny"
+    assert row["look"] == f"headway show {shown.id} --run {tmp_path / 'tiny'}"
     assert told[0].startswith("alarm: sampler and trainer differ by up to ")
     assert told[0].splitlines()[0].endswith(f"of the completion on (step 1); look at one: {row['look']}")
+
+
+def test_a_policy_that_runs_in_circles_is_shown(tmp_path: Path) -> None:
+    """A policy that was taught to say one word for ever: RL's third step says so, and names a rollout that does it."""
+    settings = {"steps": 3, "prompts": 4, "group_size": 4, "max_tokens": 24, "optimizer": {"lr": 1e-6}}
+    with workspace(tmp_path, rl=settings) as work:
+        word = work.tokenizer.encode("7")[0]
+        prompts = [work.prompt_ids(problem) for problem in parities(12)]
+        loops = [Document((*prompt, *[word] * 25), len(prompt)) for prompt in prompts]
+        optimizer = make_optimizer(work.model, OptimizerConfig(lr=0.02))
+        objective = Likelihood(work.model, loops, lambda: epochs(12, 12, 0), 10_000)
+        for step in range(40):
+            for micros in objective.updates(step):
+                for micro in micros:
+                    objective.loss(micro)[0].backward()
+                update(optimizer, work.model, 0.02, 1.0)
+        reinforce(work)
+        rows = [json.loads(line) for line in (work.run.folder / "alarms.jsonl").read_text().splitlines()]
+        (row,) = [row for row in rows if row["metric"] == "repetitive"]
+        shown = next(r for r in work.store.rollouts("rl", tokens=True) if r.id == row["examples"][0])
+    assert row["step"] == 3
+    assert row["says"].endswith(" % of the last 3 steps' rollouts repeat themselves")
+    assert repeated(shown.token_ids) > 0.5
+    assert {row["metric"] for row in rows} == {"repetitive", "truncated"}
+
+
+def test_a_gradient_that_is_no_number_ends_the_stage_in_one_line(tmp_path: Path) -> None:
+    """After a step of 1e30 nothing is finite any more; the alarm of the step before names the weights."""
+    config = SftConfig.model_validate({"optimizer": {"lr": 1e30, "warmup": 0.0}})
+    with workspace(tmp_path, health={"preflight": False}) as work:
+        prompts = [work.prompt_ids(problem) for problem in parities(4)]
+        learned = [Document((*prompt, 20, work.tokenizer.stop_id), len(prompt)) for prompt in prompts]
+        objective = Likelihood(work.model, learned, lambda: epochs(4, 4, 0), 10_000)
+        with pytest.raises(RunError, match=r"sft: .*; training diverged: try a lower sft\.optimizer\.lr under another name"):
+            work.fit("sft", objective, config, 5)
+        rows = [json.loads(line) for line in (work.run.folder / "alarms.jsonl").read_text().splitlines()]
+    assert (rows[0]["step"], rows[0]["metric"].startswith("update_ratio_")) == (1, True)
+    assert "the learning rate is high" in rows[0]["says"]
 
 
 def test_an_unknown_key_of_health_is_an_error_and_thresholds_may_change_on_the_way(tmp_path: Path) -> None:
@@ -191,3 +241,12 @@ def test_an_unknown_key_of_health_is_an_error_and_thresholds_may_change_on_the_w
         pass
     with workspace(tmp_path, health={"grad_spike": 3.0}, track=["tensorboard"]) as work:
         assert work.recipe.health.grad_spike == 3.0
+
+
+def test_every_key_of_health_is_on_its_page_with_its_default() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "health.md").read_text(encoding="utf-8")
+    for key, value in HealthConfig().model_dump().items():
+        if isinstance(value, bool):
+            assert f"`{key} = false`" in page, key
+        else:
+            assert f"`{key}` = {value:g}" in page or f"`{key}` ({value:g}" in page, key

@@ -42,7 +42,7 @@ VOID = {"meta", "br", "link", "img", "input", "base"}
 ALLOWED = """
     html head meta title style body header main footer section nav article figure figcaption h1 h2 h3 h4
     p a small strong span dl dt dd div table thead tbody tr th td details summary pre mark ul li output
-    bdi svg g rect line circle polyline text
+    bdi code svg g rect line circle polyline text
 """
 
 
@@ -122,6 +122,7 @@ def test_every_section_is_there_and_the_page_is_well_formed(run):
         "Problems whose rollouts disagree",
         "Resolved recipe",
         "Watch for",
+        "headway show abc --run x",
     ):
         assert word in words
     links = {value[1:] for _, name, value in reader.attributes if name == "href"}

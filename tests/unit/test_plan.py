@@ -10,9 +10,11 @@ from headway.cli import main
 from headway.errors import CheckpointError
 from headway.plan.evidence import Evidence, Solved, look
 from headway.plan.planning import Plan, make_plan
+from headway.plan.probe import _made_up
 from headway.plan.shapes import shape_of_checkpoint
-from headway.plan.work import works
+from headway.plan.work import Work, works
 from headway.recipe import load_recipe, parse_recipe
+from headway.train.batching import flatten
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -69,7 +71,7 @@ def test_counts_by_hand() -> None:
 
 
 def shape_of(made: Any) -> Any:
-    from headway.pipeline import shape_of as of
+    from headway.start import shape_of as of
 
     return of(made, 280)
 
@@ -98,6 +100,13 @@ def test_a_probe_gives_times_and_what_was_measured(probed: Plan) -> None:
     stage = probed.stages[1]
     assert stage.from_data
     assert stage.memory["moments"] == 2 * stage.memory["weights"] == 8 * sum(probed.parameters.values())
+
+
+def test_documents_that_stand_for_rollouts_fill_the_micro_batch() -> None:
+    """RL's have no texts yet. 40 of 50 tokens, each of another prompt: all but their last tokens go through the model."""
+    work = Work("rl", 1, None, None, 2000, 50, 8, 50, 64)
+    found = _made_up(work, shape_of(recipe()))
+    assert flatten(found).num_tokens == 40 * 49
 
 
 def test_a_recipe_without_its_checkpoint_and_data(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,10 +17,10 @@ from headway.engine.engine import Engine
 from headway.engine.sampling import sample_key
 from headway.errors import ConfigError, EngineError
 from headway.model.checkpoint import save_decoder
-from headway.pipeline import engine_of
 from headway.recipe import load_recipe
 from headway.runs import plain
 from headway.sample import Plan, Sampler
+from headway.start import engine_of
 from headway.types import Completion, Request
 from headway.verify.judge import Verifier
 

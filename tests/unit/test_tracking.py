@@ -1,7 +1,9 @@
 """Rows reach TensorBoard once each, also when a run is killed and makes rows again; other trackers where they are installed."""
 
 import importlib.util
+import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -72,3 +74,54 @@ def test_other_trackers_take_rows_without_a_network(name: str, tmp_path: Path, m
     sent = (tmp_path / "tracking" / f"{name}.jsonl").read_text().splitlines()
     assert len(sent) == 6
     assert os.listdir(tmp_path)
+
+
+class Broken:
+    """A tracker whose server goes away at its third row, or that cannot even begin."""
+
+    def __init__(self, at: int):
+        self.at, self.rows = at, 0
+        if at == 0:
+            raise OSError("no route to host\nTraceback of theirs")
+
+    def send(self, stage: str, step: int, numbers: Mapping[str, float]) -> None:
+        self.rows += 1
+        if self.rows == self.at:
+            raise RuntimeError("503 from the server\nand a long page")
+
+    def close(self) -> None:
+        raise ValueError("not open")
+
+
+@pytest.mark.parametrize(("at", "cause"), [(0, "no route to host"), (3, "503 from the server"), (9, "not open")])
+def test_a_tracker_that_fails_ends_and_the_training_goes_on(tmp_path: Path, at: int, cause: str) -> None:
+    """One line; the other tracker has all rows, and the next start sends to both what they lack."""
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+    said: list[str] = []
+    tracking = Tracking(("wandb", "tensorboard"), tmp_path, "tiny", "abc", {}, said.append)
+    tracking._opens["wandb"] = lambda: Broken(at)
+    for row in ROWS:
+        tracking.send("sft", row, lambda: ROWS)
+    tracking.close()
+    assert said == [f"wandb fails and gets no more rows ({cause}); the run goes on, and its next start sends what is missing"]
+    assert [step for step, _ in events(tmp_path / "tensorboard")["sft/loss"]] == [1, 2, 3, 4, 5, 6]
+    kept = tmp_path / "tracking" / "wandb.jsonl"
+    known = [json.loads(line)["step"] for line in kept.read_text().splitlines()] if kept.exists() else []
+    assert known == {0: [], 3: [1, 2], 9: [1, 2, 3, 4, 5, 6]}[at]
+    again = Tracking(("wandb",), tmp_path, "tiny", "abc", {}, said.append)
+    later = Kept()
+    again._opens["wandb"] = lambda: later
+    again.send("sft", ROWS[-1] | {"step": 7}, lambda: ROWS)
+    again.close()
+    assert later.steps == [step for step in range(1, 8) if step not in known]
+
+
+class Kept:
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+
+    def send(self, stage: str, step: int, numbers: Mapping[str, float]) -> None:
+        self.steps.append(step)
+
+    def close(self) -> None:
+        pass
