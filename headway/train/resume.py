@@ -20,10 +20,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from headway.checkpoints import ResumePoint
 from headway.durable import refusing
 from headway.errors import CheckpointError
 from headway.ranks import first, first_inside, rank
-from headway.runs import ResumePoint, Run
+from headway.runs import Run
 from headway.train.shards import whole
 
 SHARD_BYTES = 2**30

@@ -20,20 +20,20 @@ FLOORS = {
     "__init__": 0, "types": 0, "errors": 0, "config": 0, "stage_config": 0,
     "objectives": 0, "recipe": 0, "durable": 0, "journal": 0, "lock": 0,
     "machine": 0, "ranks": 0, "watchdog": 0,
-    "problems": 1, "verify": 1, "store": 1, "runs": 1, "endpoint": 1,
+    "problems": 1, "verify": 1, "store": 1, "runs": 1, "checkpoints": 1, "endpoint": 1,
     "model": 2,
     "engine": 3, "train": 3,
-    "sample": 4, "evaluate": 4, "teacher": 4, "tracking": 4,
+    "start": 4, "sample": 4, "evaluate": 4, "teacher": 4, "tracking": 4,
     "stages": 5, "serve": 5, "curate": 5,
     "pipeline": 6, "report": 6, "chat": 6, "plan": 6,
     "cli": 7, "verbs": 7, "__main__": 8,
 }  # fmt: skip
 ACROSS = {
+    ("runs", "checkpoints"),
     ("evaluate", "sample"),
     ("teacher", "sample"),
     ("pipeline", "report"),
     ("chat", "report"),
-    ("plan", "pipeline"),
     ("plan", "report"),
     ("cli", "verbs"),
 }  # who may import a neighbour of its own floor, never back
