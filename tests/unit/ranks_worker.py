@@ -156,7 +156,7 @@ def checked(folder: Path) -> dict[str, Any]:
         with workspace(folder / "runs") as work:
             [problem, *_] = work.store.problems()
             [document] = work.documents([Example(problem, "", "a b c d")])
-            work.check("sft", Shifted(document), SftConfig())  # type: ignore[arg-type]
+            work.check("sft", Shifted(document), SftConfig(), 3)  # type: ignore[arg-type]
     except HeadwayError as error:
         return {"error": str(error)}
     return {}
