@@ -44,7 +44,7 @@ class Group(Protocol):
         ...
 
     def leave(self) -> None:
-        """Part in peace: every rank calls it."""
+        """Wait until every rank is here: the run is over."""
         ...
 
 
@@ -52,6 +52,7 @@ class _Joined:
     """This process's ranks; none as long as it is alone."""
 
     group: Group | None = None
+    has_left = False
     is_first_at_work: bool = False  # inside `first` nothing waits for ranks that wait
 
 
@@ -64,10 +65,15 @@ def join(group: Group) -> None:
 
 
 def leave() -> None:
-    """The end of a run that went well."""
+    """The end of a run that went well: wait until every rank is there."""
     if _JOINED.group is not None:
         _JOINED.group.leave()
-        _JOINED.group = None
+        _JOINED.group, _JOINED.has_left = None, True
+
+
+def were_joined() -> bool:
+    """Whether this process is, or was, one of several."""
+    return _JOINED.has_left or _JOINED.group is not None
 
 
 def rank() -> int:

@@ -60,8 +60,8 @@ def report(line: str) -> None:
 
 
 def end(code: int, after: float = 0.0) -> None:
-    """End a rank that fails at once: the interpreter's own end would wait for connections to ranks that are gone."""
-    if code and ranks.size() > 1:
+    """End a process that was a rank at once: the interpreter's own end waits for connections, and may abort in their threads."""
+    if ranks.were_joined():
         sys.stdout.flush()
         sys.stderr.flush()
         time.sleep(after)

@@ -52,9 +52,8 @@ class Processes:
             return True
 
     def leave(self) -> None:
-        """End the connections, once every rank is here."""
+        """Wait for every rank. Connections end with the process: taken down one by one, their threads may abort it."""
         self.gather(None)
-        dist.destroy_process_group()
 
 
 def start() -> None:

@@ -19,6 +19,7 @@ from tiny_sampler import trained_weights
 from tiny_workspace import workspace
 
 from headway import ranks
+from headway.cli.several import end
 from headway.errors import ConfigError, DataError, HeadwayError, RunError
 from headway.model.config import DecoderConfig
 from headway.model.transformer import initialise
@@ -203,3 +204,4 @@ if __name__ == "__main__":
         os._exit(0)
     leave_word(place, {name: work[name]() for name in what.split(",")})
     ranks.leave()
+    end(0)
