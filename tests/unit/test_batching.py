@@ -9,7 +9,17 @@ import torch
 from tiny_policy import VOCABULARY, tiny
 from torch import Tensor
 
-from headway.train.batching import Document, Flat, common_inputs, epochs, flatten, micro_batches, micro_batches_by_prompt, pack
+from headway.train.batching import (
+    Document,
+    Flat,
+    _fullest,
+    common_inputs,
+    epochs,
+    flatten,
+    micro_batches,
+    micro_batches_by_prompt,
+    pack,
+)
 from headway.train.likelihood import document_logprobs
 
 
@@ -127,15 +137,17 @@ def test_micro_batches_by_prompt_hold_everything_once_within_the_limit(seed: int
     assert all(flatten([documents[i] for i in part]).num_tokens <= limit or len(part) == 1 for part in parts)
 
 
-def test_pack_by_hand() -> None:
-    # rows of 10: 10 alone, 7 with 3 rather than with 1, 6 with what is left
-    assert pack([6, 7, 3, 1, 10], 10) == [[4], [1, 2], [0, 3]]
-    # 5 takes 3 and 2, which fill its row, and not the 4, which would not
-    assert pack([5, 4, 3, 2], 10) == [[0, 2, 3], [1]]
+def test_a_row_is_filled_best_by_hand() -> None:
+    # the first is taken; of the others the earlier ones, as long as no others fill more
+    assert _fullest([5, 4, 3, 2], 10) == [0, 2, 3]  # 4 would leave a place empty, 3 and 2 none
+    assert _fullest([5, 4, 4, 4], 10) == [0, 1]
+    assert _fullest([6, 7, 3, 1, 4, 2, 2], 10) == [0, 2, 3]  # 4 alone, or 2 and 2, would fill it, too
+    assert _fullest([10, 1], 10) == [0]
+    assert _fullest([4], 10) == [0]
 
 
 def test_pack_fills_rows_exactly() -> None:
-    assert pack([5, 5, 5, 5], 10) == [[0, 1], [2, 3]]
+    assert sorted(map(len, pack([5, 5, 5, 5], 10))) == [2, 2]
     assert pack([10], 10) == [[0]]
     assert pack([], 10) == []
 
@@ -150,14 +162,13 @@ def test_pack_loses_nothing_and_never_overfills(seed: int) -> None:
     filled = [sum(lengths[i] for i in row) for row in rows]
     assert max(filled) <= seq_len
     assert all(a + b > seq_len for n, a in enumerate(filled) for b in filled[:n])  # else the first would have taken the other
-    left = list(range(len(lengths)))
-    for row, full in zip(rows, filled, strict=True):  # no other lengths that are left fill it better
-        assert lengths[row[0]] == max(lengths[i] for i in left)
+    left = set(range(len(lengths)))
+    for row, full in zip(rows, filled, strict=True):  # no others that are left fill it better: all are within the window
         sums = {0}
-        for i in left:
-            sums |= {n + lengths[i] for n in sums if i != row[0]}
+        for i in left - {row[0]}:
+            sums |= {n + lengths[i] for n in sums}
         assert full == max(n + lengths[row[0]] for n in sums if n + lengths[row[0]] <= seq_len)
-        left = [i for i in left if i not in row]
+        left -= set(row)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -165,7 +176,12 @@ def test_rows_of_three_or_four_documents_are_full(seed: int) -> None:
     chance = random.Random(seed)
     lengths = [min(304, 109 + int(chance.expovariate(1 / 38))) for _ in range(4000)]
     rows = pack(lengths, 512)
+    assert sorted(i for row in rows for i in row) == list(range(4000))
     assert sum(lengths) / (512 * len(rows)) > 0.985
+    # and rows are mixed: the first and the last quarter of them hold documents of about the same lengths
+    quarter = len(rows) // 4
+    early, late = ([lengths[i] for row in part for i in row] for part in (rows[:quarter], rows[-quarter:]))
+    assert sum(early) / len(early) == pytest.approx(sum(late) / len(late), rel=0.08)
 
 
 @pytest.mark.parametrize("length", [0, 11])
