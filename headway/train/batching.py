@@ -154,7 +154,8 @@ def pack(lengths: Sequence[int], seq_len: int) -> list[list[int]]:
     while near := [*near, *islice(far, _WINDOW - len(near))]:
         chosen = _fullest([lengths[i] for i in near], seq_len)
         rows.append([near[place] for place in chosen])
-        near = [i for place, i in enumerate(near) if place not in set(chosen)]
+        for place in reversed(chosen):
+            del near[place]
     return rows
 
 

@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from operator import add
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -174,21 +175,18 @@ def idle_loss(model: Decoder) -> Tensor:
 
 def summed(numbers: Mapping[str, float]) -> dict[str, float]:
     """Numbers that add up over the micro-batches of an update, added up over the ranks."""
-    if size() == 1:
-        return dict(numbers)
-    sums: dict[str, float] = {}
-    for found in gather(dict(numbers)):
-        for name, value in found.items():
-            sums[name] = sums.get(name, 0.0) + value
-    return sums
+    return _over_ranks(numbers, add)
 
 
 def largest(numbers: Mapping[str, float]) -> dict[str, float]:
     """Of each number the largest that a rank has."""
-    if size() == 1:
-        return dict(numbers)
-    most: dict[str, float] = {}
-    for found in gather(dict(numbers)):
+    return _over_ranks(numbers, max)
+
+
+def _over_ranks(numbers: Mapping[str, float], join: Callable[[float, float], float]) -> dict[str, float]:
+    """Numbers of the same name joined, in order of rank; a rank may lack some. Alone, nothing is sent."""
+    first, *others = gather(dict(numbers))
+    for found in others:
         for name, value in found.items():
-            most[name] = max(most.get(name, value), value)
-    return most
+            first[name] = join(first[name], value) if name in first else value
+    return first
