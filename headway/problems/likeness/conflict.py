@@ -7,8 +7,8 @@ r"""What makes two alike questions different problems: numbers, places, formulas
                 one side, and a word in the place of another that the story knows already ("chops down" | "plants")
     asked       another quantity, person or variable asked of the same story
 
-The closer the wording, the less is needed: where everything else was left as it was, a difference was meant; where all was said
-anew, single words prove nothing. This file does not know scores (`same` does).
+The closer the wording, the less is needed: where everything else was left as it was, a difference was meant; where less than
+half of the words stand in the same order, all was said anew, and neither words nor formulas prove anything. This file does not know scores (`same` does).
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ SAME_SENTENCE = 0.75  # of the words of two sentences in order, from which on th
 SAME_ORDER = 0.9  # from which on its numbers must stand in the same order, too
 IDENTICAL = 0.97  # of the words in order, from which on the numbers must stand in the same order
 LITTLE_MOVED = 0.7  # of the words in order, from which on one word in the place of another was put there
+OTHER_WORDING = 0.5  # of the words in order: below it, all was said anew, and only numbers and places speak against a pair
 ANEW = 0.65  # of the tokens in any order, from which on a moved text says the same anew
 VERBATIM = 0.85  # of the words in order, from which on a text is the same but for single words
 FORM = ("~0", "/", "~1")  # of an answer, "m/n in lowest terms", which is told in many ways
@@ -47,6 +48,8 @@ def conflicts(a: Reading, b: Reading) -> tuple[str, ...]:
     is_moved = whole < LITTLE_MOVED
     is_anew = is_moved and _shared(a.tokens, b.tokens) >= ANEW
     found = [_number_conflict(a, b, is_verbatim, is_moved), _ordinal_conflict(a, b), _place_conflict(a, b, is_anew)]
+    if whole < OTHER_WORDING:
+        return tuple(conflict for conflict in found if conflict)
     found += _formula_conflicts(a, b, is_moved)
     found += opposed(words_a, words_b, not is_moved)
     if is_verbatim:
