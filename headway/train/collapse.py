@@ -28,5 +28,5 @@ def collapse(margins: Sequence[float], shifts: Sequence[float]) -> str | None:
         return None
     return (
         f"the chosen rollouts themselves become unlikely: {-shift:.2f} nats a token below the reference over the last {WINDOW} "
-        f"steps, while the margin grows ({earlier:.2f} to {margin:.2f}); set dpo.nll_weight = 1, or lower dpo.optimizer.lr"
+        f"steps, while the margin grows ({earlier:.3f} to {margin:.3f}); set dpo.nll_weight = 1, or lower dpo.optimizer.lr"
     )
