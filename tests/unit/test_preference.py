@@ -182,7 +182,7 @@ def test_the_lengths_and_shifts_of_a_step_are_means_over_all_of_it() -> None:
 def test_a_collapse_is_a_fall_below_the_reference_while_the_margin_grows() -> None:
     falling = [-0.11] * WINDOW
     assert "0.11 nats a token" in str(collapse([0.5] * WINDOW, falling))  # before the first step the margin is 0
-    assert "(0.50 to 0.60)" in str(collapse([0.5] * WINDOW + [0.6] * WINDOW, falling))
+    assert "(0.500 to 0.600)" in str(collapse([0.5] * WINDOW + [0.6] * WINDOW, falling))
     assert "nll_weight" in str(collapse([0.5] * WINDOW, falling))
     assert collapse([0.6] * WINDOW + [0.6] * WINDOW, falling) is None  # nothing grows
     assert collapse([0.5] * WINDOW, [-0.09] * WINDOW) is None  # not far enough
