@@ -3,6 +3,9 @@
     tokens  [T]   = document 0 | document 1 | ...        no padding in any matrix product
     layout        = documents of similar length, gathered as a batch  [B, L, ...]  for the attention alone
 
+That is how it is done without a kernel. In float32 on the CPU `fused` walks over the documents where they lie, in 16 bits on CUDA
+`varlen`: neither gathers queries, and neither computes padding.
+
 A document may begin with the first tokens of an earlier one (the prompt of a group, of a pair): those are computed once, and
 gathered for each. Within a gathered batch padding stands behind every document, where causality hides it: no mask is needed, and
 the result is that of each document alone. Only documents longer than a layer's window need one. This file does not know what a
@@ -19,8 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from headway.model import fused
+from headway.model import fused, varlen
 from headway.model.kernel import Documents
+from headway.model.varlen import VarlenDocuments
 
 _LEAST_STEP = 256  # queries of a windowed layer at once
 _SIMILAR = 0.8  # a gathered batch holds documents at least this share of its longest
@@ -35,7 +39,7 @@ class Layout:
 
     positions [T] restart at every document. Each group [B, L] holds token indices (padding repeats index 0).
     `inverse` [T] is each token's place in its own document among the flattened groups laid end to end. `documents` says the same
-    as `groups`, without padding, on the CPU.
+    as `groups`, without padding, on the CPU; `on_cuda` says it once more where the layout is on a CUDA device.
     """
 
     positions: Tensor
@@ -44,6 +48,7 @@ class Layout:
     documents: Documents
     lengths: tuple[int, ...]
     is_shared: bool  # some tokens stand in several documents
+    on_cuda: VarlenDocuments | None = None
 
     @property
     def last(self) -> Tensor:
@@ -84,7 +89,8 @@ def lay_out(
     parts = zip(origin.tolist(), prefix.tolist(), starts.tolist(), lengths, strict=True)
     places = [torch.arange(a, a + n) for first, count, start, length in parts for a, n in ((first, count), (start, length)) if n]
     documents = Documents(torch.cat(places), F.pad(whole.cumsum(0), (1, 0)), sizes)
-    return Layout(positions.to(device), tuple(groups), inverse.to(device), documents, tuple(lengths), bool(shared))
+    on_cuda = varlen.on_device(documents, bool(shared), device) if torch.device(device).type == "cuda" else None
+    return Layout(positions.to(device), tuple(groups), inverse.to(device), documents, tuple(lengths), bool(shared), on_cuda)
 
 
 def _similar(lengths: Sequence[int]) -> list[list[int]]:
@@ -155,6 +161,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, layout: Layout, window: int = 0, sca
         found = fused.causal(q, k, v, layout.documents, layout.is_shared, scale)
         if found is not None:
             return found
+    if layout.on_cuda is not None and varlen.can_compute(q):
+        return varlen.causal(q, k, v, layout.on_cuda, window, scale)
     outputs: list[Tensor] = []
     offset = 0
     for index in layout.groups:

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from headway.engine.engine import Engine
 from headway.engine.sampling import sample_key
+from headway.model import varlen
 from headway.model.adapters import adapt, merge
+from headway.model.attention import attend, lay_out
 from headway.model.checkpoint import weights_hash
 from headway.model.config import DecoderConfig
 from headway.model.head import next_logits, token_logprobs
@@ -65,6 +67,29 @@ def test_a_product_of_16_bit_numbers_is_not_rounded_to_16_bits() -> None:
     assert found.dtype == torch.float32
     assert float((found - exact).abs().max()) < 1e-3  # of logits up to some 250, where bfloat16 has steps of 1
     assert float((found.to(torch.bfloat16) - exact).abs().max()) > 0.1
+
+
+@needs_cuda
+@pytest.mark.parametrize("window", [0, 5])
+@pytest.mark.parametrize("shared", [{}, {1: (0, 40), 3: (2, 7)}])
+def test_attention_over_variable_lengths_is_that_of_gathered_documents(shared: dict[int, tuple[int, int]], window: int) -> None:
+    draw = torch.Generator().manual_seed(0)
+    lengths = [90, 33, 64, 1, 12]
+    layout = lay_out(lengths, "cuda", shared)
+    q, k, v = (torch.randn(sum(lengths), n, 64, generator=draw).cuda() for n in (4, 2, 2))
+    short = [x.bfloat16().requires_grad_() for x in (q, k, v)]
+    exact = [x.detach().float().requires_grad_() for x in short]
+    assert varlen.can_compute(short[0])
+    assert not varlen.can_compute(exact[0])
+    found, expected = attend(*short, layout, window), attend(*exact, layout, window)
+    push = torch.randn(found.shape, generator=draw).cuda()
+    found.backward(push.bfloat16())
+    expected.backward(push.bfloat16().float())
+    assert float((found - expected).abs().max()) < 0.03  # values up to 4 or so in steps of 1/128
+    for a, b in zip(short, exact, strict=True):
+        assert a.grad is not None
+        assert b.grad is not None
+        assert float((a.grad - b.grad).norm() / b.grad.norm()) < 0.02
 
 
 @needs_cuda
