@@ -85,6 +85,8 @@ optimizer = {{ lr = 1e-3, eps = 1e-4 }}
 problems = 8
 samples = 2
 max_tokens = 32
+hybrid = true
+program_instruction = "P"
 """
 # eps 1e-4 in the recipe: AdamW divides by the size of a gradient, and one of 1e-8 makes a whole step of what is rounding alone
 TIMED = {"seconds", "tokens_per_s", "tokens"}  # documents that part are not computed together: more tokens go through the model
