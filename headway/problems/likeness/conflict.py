@@ -21,7 +21,8 @@ from itertools import pairwise, takewhile
 
 from headway.problems.likeness.asking import Asked, asked_otherwise
 from headway.problems.likeness.opposites import exchanged_words, opposed, qualified
-from headway.problems.likeness.reading import OPERATORS, PLACE, STOP, Reading, numbers_of, renamed, stem
+from headway.problems.likeness.markup import is_place
+from headway.problems.likeness.reading import OPERATORS, STOP, Reading, numbers_of, renamed, stem
 
 NEARLY = 0.6  # difflib's ratio from which on two formulas are one with changes
 FEW_CHANGES = 2  # places in which a formula that was copied with a change differs
@@ -108,7 +109,7 @@ def _in_order(a: Sequence[str], b: Sequence[str]) -> float:
 
 def _ordinal_conflict(a: Reading, b: Reading) -> str:
     """A place in a row that only one side names, against one that only the other names."""
-    one, other = ({token for token in reading.tokens if token.startswith(PLACE)} for reading in (a, b))
+    one, other = ({token for token in reading.tokens if is_place(token)} for reading in (a, b))
     return f"places: {min(one - other)[3:]} | {min(other - one)[3:]}" if one - other and other - one else ""
 
 
