@@ -3,12 +3,13 @@ r"""What makes two alike questions different problems: numbers, places, formulas
     numbers     a value on one side against another on the other; an ordinal ("eighth term" | "tenth term")
     places      two numbers that have changed places, or stand in a sentence that is otherwise the same
     formulas    an operator, a function or a number that differs in a formula that is otherwise the same
-    words       opposites in the same place (`opposites`); in a text that is otherwise the same word for word, also a qualifier on
-                one side, and a word in the place of another that the story knows already ("chops down" | "plants")
+    words       firm opposites (`opposites`); in a text that is otherwise the same, also others in one place, a qualifier on one side,
+                and a word in the place of another that the story knows already ("chops down" | "plants")
     asked       another quantity, person or variable asked of the same story
 
 The closer the wording, the less is needed: where everything else was left as it was, a difference was meant; where less than
-half of the words stand in the same order, all was said anew, and neither words nor formulas prove anything. This file does not know scores (`same` does).
+half of the words stand in the same order, all was said anew, and only a value on each side that the other lacks speaks against
+a pair: words, formulas and the places of numbers prove nothing there. This file does not know scores (`same` does).
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ SAME_SENTENCE = 0.75  # of the words of two sentences in order, from which on th
 SAME_ORDER = 0.9  # from which on its numbers must stand in the same order, too
 IDENTICAL = 0.97  # of the words in order, from which on the numbers must stand in the same order
 LITTLE_MOVED = 0.7  # of the words in order, from which on one word in the place of another was put there
-OTHER_WORDING = 0.5  # of the words in order: below it, all was said anew, and only numbers and places speak against a pair
+OTHER_WORDING = 0.5  # of the words in order: below it, all was said anew, and only other values speak against a pair
 ANEW = 0.65  # of the tokens in any order, from which on a moved text says the same anew
 VERBATIM = 0.85  # of the words in order, from which on a text is the same but for single words
 FORM = ("~0", "/", "~1")  # of an answer, "m/n in lowest terms", which is told in many ways
@@ -45,25 +46,20 @@ def conflicts(a: Reading, b: Reading) -> tuple[str, ...]:
     """What makes two alike questions different problems, in words; () where nothing was found."""
     whole = _in_order(a.words, b.words)
     is_verbatim = whole >= VERBATIM
-    words_a, words_b = (a.words, b.words) if is_verbatim else (_undirected(a.words), _undirected(b.words))
     is_moved = whole < LITTLE_MOVED
-    is_anew = is_moved and _shared(a.tokens, b.tokens) >= ANEW
-    found = [_number_conflict(a, b, is_verbatim, is_moved), _ordinal_conflict(a, b), _place_conflict(a, b, is_anew)]
+    values = _value_conflict(a, b, is_verbatim, is_moved)
     if whole < OTHER_WORDING:
-        return tuple(conflict for conflict in found if conflict)
+        return (values,) if values else ()
+    is_anew = is_moved and _shared(a.tokens, b.tokens) >= ANEW
+    found = [values or _count_conflict(a, b, is_verbatim), _ordinal_conflict(a, b), _place_conflict(a, b, is_anew)]
     found += _formula_conflicts(a, b, is_moved)
-    found += opposed(words_a, words_b, not is_moved)
+    found += opposed(a.words, b.words, is_verbatim)
     if is_verbatim:
         found += [qualified(a.words, b.words), exchanged_words(a.words, b.words), _variable_conflict(a, b)]
         found += [_person_conflict(a.words, b.words), _relation_conflict(a, b)]
     story = _in_order(a.words[: len(a.words) - len(a.asked)], b.words[: len(b.words) - len(b.asked)])
     found.append(asked_otherwise(_asked(a), _asked(b), story))
     return tuple(conflict for conflict in found if conflict)
-
-
-def _undirected(words: Sequence[str]) -> tuple[str, ...]:
-    """The words with "how many fewer" as "how many more": the same difference, asked from its other end."""
-    return tuple("more" if one in ("fewer", "less") and i > 1 and words[i - 2] == "how" else one for i, one in enumerate(words))
 
 
 def _person_conflict(a: Sequence[str], b: Sequence[str]) -> str:
@@ -124,13 +120,17 @@ def _variable_conflict(a: Reading, b: Reading) -> str:
     return f"variables: {found[0][0][1:]} | {found[0][1][1:]}" if found and len(changed) <= FEW_CHANGES else ""
 
 
-def _number_conflict(a: Reading, b: Reading, is_verbatim: bool, is_moved: bool) -> str:
+def _value_conflict(a: Reading, b: Reading, is_verbatim: bool, is_moved: bool) -> str:
     """A value that only one side has, against one that only the other has; where all words are the same, any difference."""
     ones = {Fraction(0), Fraction(1)} | ({Fraction(2)} if is_moved else set())
     only_a, only_b = numbers_of(a) - numbers_of(b) - ones, numbers_of(b) - numbers_of(a) - ones
     if (only_a and only_b) or (is_verbatim and (only_a or only_b)):
         return f"numbers: {_list(only_a)} | {_list(only_b)}"
-    # one of two equal numbers was changed into another that stands there, too
+    return ""
+
+
+def _count_conflict(a: Reading, b: Reading, is_verbatim: bool) -> str:
+    """One of two equal numbers was changed into another that stands there, too."""
     count_a, count_b = (Counter(token for token in one.tokens if token[0] == "#") for one in (a, b))
     more_a, more_b = count_a - count_b, count_b - count_a
     if is_verbatim and ((more_a and more_b) or {*more_a, *more_b} - COMMON):

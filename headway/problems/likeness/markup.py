@@ -68,6 +68,7 @@ _TITLE = re.compile(r"\b(mr|mrs|ms|dr|st)\.", re.IGNORECASE)  # no end of a sent
 _PER_HOUR = re.compile(r"(?<![a-z])mph\b", re.IGNORECASE)
 _DECADE = re.compile(r"\b(a|one|the|per|each|every)\s+decade\b", re.IGNORECASE)
 _ORDINAL = re.compile(r"(?<![/\d.])(\d+)(?:\s*\^?\s*\{?\s*(?:\\text\w*\s*)?\{?\s*(?:st|nd|rd|th)\b\s*\}?\s*\}?)")
+_FIRST = {"1": "first", "2": "second"}
 _LETTERS = str.maketrans("0123456789", "abcdefghij")  # a place is no number
 _PLACE = re.compile("ord[a-j]+")  # "orde" is the fourth
 
@@ -119,7 +120,7 @@ def without_markup(text: str) -> str:
     text = _HOURS.sub(_minutes, _TIME.sub(_minutes, text)) if "hour" in text else text
     text = _PER_HOUR.sub(" miles per hour", _TITLE.sub(r"\1", text))
     text = _DECADE.sub(r"\1 10 years", text)
-    return _ORDINAL.sub(lambda found: f" {place(found[1])} ", text)
+    return _ORDINAL.sub(_ordinal, text)
 
 
 def place(digits: str) -> str:
@@ -129,6 +130,10 @@ def place(digits: str) -> str:
     ('orde', '2')
     """
     return digits if digits in ("0", "1", "2") else "ord" + digits.translate(_LETTERS)
+
+
+def _ordinal(found: re.Match[str]) -> str:
+    return f" {_FIRST.get(found[1]) or place(found[1])} "
 
 
 def is_place(token: str) -> bool:

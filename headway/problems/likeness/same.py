@@ -2,7 +2,7 @@ r"""Are two questions one problem in other words? A score of what they share and
 
     score = 1 / (1 + exp(-(BIAS + sum of WEIGHTS * traits)))        traits:  words     shared | on one side | of the shorter one
                                                                              numbers   shared | on one side | small ones | large | in order
-                                                                             formulas  pairs of symbols, shared | on one side
+                                                                             formulas  share of the pairs of symbols | on one side
                                                                              names     shared
 
 What is shared or lacking is counted as log(1 + weight): word stems 1, everyday words 1/2, names 1/4; a synonym (`vocabulary`) or
@@ -50,7 +50,7 @@ class Traits(NamedTuple):
     words_missing: float
     numbers: float
     numbers_missing: float
-    symbols: float
+    symbols_share: float
     symbols_missing: float
     in_order: float
     names: float
@@ -58,19 +58,19 @@ class Traits(NamedTuple):
     small_missing: float
 
 
-BIAS = -4.88
+BIAS = -5.79
 WEIGHTS = Traits(
-    contained=1.57,
-    words=4.41,
-    words_missing=-1.62,
-    numbers=1.86,
-    numbers_missing=-1.15,
-    symbols=1.90,
-    symbols_missing=-1.11,
-    in_order=0.85,
-    names=0.67,
-    large=4.04,
-    small_missing=-1.14,
+    contained=2.29,
+    words=4.72,
+    words_missing=-1.53,
+    numbers=2.14,
+    numbers_missing=-1.28,
+    symbols_share=6.75,
+    symbols_missing=-0.43,
+    in_order=0.67,
+    names=0.48,
+    large=3.14,
+    small_missing=-1.47,
 )
 
 
@@ -131,15 +131,15 @@ def _traits(a: Reading, b: Reading, names: int) -> Traits:
     small = {value for value in missing if value in (0, 1, 2)}
     in_order, others = ([token for token in one.tokens if token[0] == "#" and token not in COMMON] for one in (a, b))
     symbols_a, symbols_b = formula_pairs(a), formula_pairs(b)
-    agreeing = (symbols_a & symbols_b).total()
+    agreeing, symbols = (symbols_a & symbols_b).total(), symbols_a.total() + symbols_b.total()
     return Traits(
         contained=0.0,
         words=0.0,
         words_missing=0.0,
         numbers=log1p(sum(map(_number_weight, shared))),
         numbers_missing=log1p(sum(map(_number_weight, missing - small))),
-        symbols=log1p(agreeing),
-        symbols_missing=log1p(symbols_a.total() + symbols_b.total() - 2 * agreeing),
+        symbols_share=2 * agreeing / (symbols or 1),
+        symbols_missing=log1p(symbols - 2 * agreeing),
         in_order=log1p(len({*in_order})) if in_order == others else 0.0,
         names=min(names, NAMES),
         large=float(any(max(value.numerator, value.denominator) > LARGE for value in shared)),
@@ -200,7 +200,7 @@ def _weight(word: str, names: frozenset[str]) -> float:
 def _number_weight(value: Fraction) -> float:
     """How much a shared number tells: 7 little, 57/160 much."""
     size = max(value.numerator, value.denominator)
-    return 2.5 if value.denominator > 1 else 1.0 if size <= 10 else 1.5 if size <= 100 else 2.5
+    return 0.3 if value in (0, 1, 2) else 2.5 if value.denominator > 1 else 1.0 if size <= 10 else 1.5 if size <= 100 else 2.5
 
 
 def formula_pairs(reading: Reading) -> Counter[tuple[str, str]]:

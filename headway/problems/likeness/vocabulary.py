@@ -118,7 +118,8 @@ EVERYDAY_WORDS = """
     school eat peopl person start use dollar giv mil earn averag pound student old box pric car book end run class hous
     receiv foot feet sav piec put add trip away shop collect back pair equal different worth read inch squar pag full set
     weigh cent percentag group siz item people bring only find first last previous positiv integ sum real point function
-    equation express fraction common simplest enter term possibl numb valu answer
+    equation express fraction common simplest enter term possibl numb valu answer integer root triangl angl sid probability
+    randomly sqrt log sin cos tan degree pi
 """
 EVERYDAY = frozenset(EVERYDAY_WORDS.split())
 
