@@ -23,7 +23,7 @@ from itertools import pairwise, takewhile
 from headway.problems.likeness.asking import Asked, asked_otherwise
 from headway.problems.likeness.opposites import exchanged_words, opposed, qualified
 from headway.problems.likeness.markup import is_place
-from headway.problems.likeness.reading import OPERATORS, STOP, Reading, numbers_of, renamed, stem
+from headway.problems.likeness.reading import OPERATORS, STOP, Reading, numbers_apart, renamed, stem
 
 NEARLY = 0.6  # difflib's ratio from which on two formulas are one with changes
 FEW_CHANGES = 2  # places in which a formula that was copied with a change differs
@@ -47,7 +47,7 @@ def conflicts(a: Reading, b: Reading) -> tuple[str, ...]:
     whole = _in_order(a.words, b.words)
     is_verbatim = whole >= VERBATIM
     is_moved = whole < LITTLE_MOVED
-    values = _value_conflict(a, b, is_verbatim, is_moved)
+    values = _value_conflict(a, b, is_verbatim, is_moved, whole < OTHER_WORDING)
     if whole < OTHER_WORDING:
         return (values,) if values else ()
     is_anew = is_moved and _shared(a.tokens, b.tokens) >= ANEW
@@ -120,13 +120,21 @@ def _variable_conflict(a: Reading, b: Reading) -> str:
     return f"variables: {found[0][0][1:]} | {found[0][1][1:]}" if found and len(changed) <= FEW_CHANGES else ""
 
 
-def _value_conflict(a: Reading, b: Reading, is_verbatim: bool, is_moved: bool) -> str:
+def _value_conflict(a: Reading, b: Reading, is_verbatim: bool, is_moved: bool, is_anew: bool) -> str:
     """A value that only one side has, against one that only the other has; where all words are the same, any difference."""
     ones = {Fraction(0), Fraction(1)} | ({Fraction(2)} if is_moved else set())
-    only_a, only_b = numbers_of(a) - numbers_of(b) - ones, numbers_of(b) - numbers_of(a) - ones
+    _, only_a, only_b = numbers_apart(a, b)
+    only_a, only_b = only_a - ones, only_b - ones
+    if is_anew and _is_unsaid(only_a, a) and _is_unsaid(only_b, b):
+        return ""
     if (only_a and only_b) or (is_verbatim and (only_a or only_b)):
         return f"numbers: {_list(only_a)} | {_list(only_b)}"
     return ""
+
+
+def _is_unsaid(values: set[Fraction], reading: Reading) -> bool:
+    """Are they all small numbers in words and the like, which a rewriting need not say?"""
+    return {*map(str, values)}.isdisjoint(set[str].intersection(*({*key.split()} for key in reading.keys)))
 
 
 def _count_conflict(a: Reading, b: Reading, is_verbatim: bool) -> str:

@@ -25,6 +25,8 @@ from headway.problems.likeness.numerals import NUMBER, incidental, merge, value_
 
 LONGEST = 8_000  # characters of a question that are read: enough for any, and a bound on the work
 _DRAWING = re.compile(r"\[asy\].*?(?:\[/asy\]|\Z)", re.DOTALL)
+WORDED = 3  # small numbers in words of which each may be left out
+_DRAWN = re.compile(r'label\([^;]*?"([^"]*)"')
 _INSTRUCTION = re.compile(
     r"(?:please |kindly |now |and |you (?:should|must) )*(?:(?:give|express|enter|write|provide|present|state|report|put"
     r"|box|round|leave|submit|output|return|show)\b"
@@ -103,9 +105,10 @@ IRREGULAR = frozenset(_BASE)  # words whose forms are known
 class Reading:
     """`tokens` of all sentences in order ("#1/2" a number, "~x" a variable, "~+" an operator, words as stems), `ends` (how many
     tokens each sentence closes with), `keys` (the sorted values that must agree: all, those that count no company, those without
-    small numbers in words, those without incidental ones; one must be the other side's, too), `names` (stems that look like
+    small numbers in words or one of them, those without incidental ones, those with drawn ones; one must be the other side's, too), `names` (stems that look like
     proper names), and `words`, the words as they stand in order. `asked` are the words of the question itself, whose tokens
-    begin at `asked_at`; `formulas` are the runs of numbers, variables, operators and functions between words."""
+    begin at `asked_at`; `formulas` are the runs of numbers, variables, operators and functions between words; `drawn` the numbers
+    that a drawing shows, which a rewriting may tell."""
 
     tokens: tuple[str, ...]
     ends: tuple[int, ...]
@@ -115,6 +118,7 @@ class Reading:
     asked: tuple[str, ...]
     asked_at: int
     formulas: tuple[tuple[str, ...], ...]
+    drawn: frozenset[Fraction] = frozenset()
 
 
 def read_question(question: str) -> Reading:
@@ -154,10 +158,25 @@ def read_question(question: str) -> Reading:
         tokens += [token for token in said if token]
         formulas += _formulas(said)
         ends.append(len(tokens))
-    keys = tuple(dict.fromkeys(" ".join(map(str, sorted(values))) for values in (every, hard, firm, core, firm & core)))
-    return Reading(
-        tuple(tokens), tuple(ends), keys, frozenset(names), tuple(words), tuple(words[asked_from:]), asked_at, tuple(formulas)
-    )
+    drawn = _drawn(question)
+    sets = [every, hard, firm, core, firm & core, every | drawn, *(every - {value} for value in sorted(every - firm)[:WORDED])]
+    keys = tuple(dict.fromkeys(" ".join(map(str, sorted(values))) for values in sets))
+    asked = tuple(words[asked_from:])
+    return Reading(tuple(tokens), tuple(ends), keys, frozenset(names), tuple(words), asked, asked_at, tuple(formulas), drawn)
+
+
+def _drawn(question: str) -> frozenset[Fraction]:
+    r"""The numbers in the labels of a question's drawings, but 0, 1 and 2.
+
+    >>> _drawn('[asy] label("$124^{\circ}$",(2,3),SW); draw((0,0)--(10,0)); [/asy]') == {124}
+    True
+    """
+    if "[asy]" not in question:
+        return frozenset()
+    labels = [text for drawing in _DRAWING.findall(question[:LONGEST]) for text in _DRAWN.findall(drawing)]
+    tokens = [token for text in labels for token in merge(_TOKEN.findall(without_markup(text.replace("^", " "))))]
+    values = {value_of(token) for token in tokens}
+    return frozenset(value for value in values if value is not None and value > 2)
 
 
 def _asked_last(parts: list[str]) -> list[str]:
@@ -285,6 +304,16 @@ def renamed(formula: Sequence[str]) -> tuple[str, ...]:
 def numbers_of(reading: Reading) -> set[Fraction]:
     """The values of all numbers of a question."""
     return {value for token in reading.tokens if (value := value_of(token)) is not None}
+
+
+def numbers_apart(a: Reading, b: Reading) -> tuple[set[Fraction], set[Fraction], set[Fraction]]:
+    """The numbers that two questions share, those of `a` alone and those of `b` alone. What is drawn on one side may be told on the
+    other or left out; where both have a drawing, they are compared."""
+    told_a, told_b = numbers_of(a), numbers_of(b)
+    if a.drawn and b.drawn:
+        told_a, told_b = told_a | a.drawn, told_b | b.drawn
+    shared = (told_a & (told_b | b.drawn)) | (told_b & a.drawn)
+    return shared, told_a - shared, told_b - shared
 
 
 _ARITHMETIC = ("+", "-", "=", "^")
