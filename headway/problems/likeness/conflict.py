@@ -3,8 +3,8 @@ r"""What makes two alike questions different problems: numbers, places, formulas
     numbers     a value on one side against another on the other; an ordinal ("eighth term" | "tenth term")
     places      two numbers that have changed places, or stand in a sentence that is otherwise the same
     formulas    an operator, a function or a number that differs in a formula that is otherwise the same
-    words       firm opposites (`opposites`); in a text that is otherwise the same, also others in one place, a qualifier on one side,
-                and a word in the place of another that the story knows already ("chops down" | "plants")
+    words       firm opposites (`opposites`); in a text that is otherwise the same, also others in one place, a qualifier on one
+                side, and a word in the place of another that the story knows already ("chops down" | "plants")
     asked       another quantity, person or variable asked of the same story
 
 The closer the wording, the less is needed: where everything else was left as it was, a difference was meant; where less than
@@ -21,8 +21,8 @@ from fractions import Fraction
 from itertools import pairwise, takewhile
 
 from headway.problems.likeness.asking import Asked, asked_otherwise
-from headway.problems.likeness.opposites import exchanged_words, opposed, qualified
 from headway.problems.likeness.markup import is_place
+from headway.problems.likeness.opposites import exchanged_words, opposed, qualified
 from headway.problems.likeness.reading import OPERATORS, STOP, Reading, numbers_apart, renamed, stem
 
 NEARLY = 0.6  # difflib's ratio from which on two formulas are one with changes

@@ -76,7 +76,7 @@ _SUBSCRIPT = re.compile(r"(?<![\w\\])([A-Za-z])_\{?(\d{1,3})\}?(?![\d_^])")  # t
 _LISTED = re.compile(r"(?<![\w\\])([A-Za-z])_\{?1\}?\s*(?:,\s*\1_\{?\d\}?\s*)+,?\s*(?=\\[lc]?dots|\.\.\.)")  # a_1, a_2, a_3, ...
 _OVERLINED = re.compile(r"(?<![\d.])(\d{0,6})\.(\d{0,6})\\overline\s*\{(\d{1,9})\}")
 _REPEATED = re.compile(r"(?<![\d.])(\d{0,6})\.(\d{0,3}?)(\d{1,6}?)\3+\s*(?:\.{3}|\\[lc]?dots)")
-_RULE = re.compile(r"^[ \t]*\|[-:| \t]+\|?[ \t]*$", re.MULTILINE)  # |---|---|
+_RULE = re.compile(r"^[ \t]*\|[-:| \t]+$", re.MULTILINE)  # |---|---|
 _ROW = re.compile(r"^[ \t]*\|.*\|.*$", re.MULTILINE)
 
 

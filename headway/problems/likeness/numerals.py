@@ -39,7 +39,7 @@ _PART = {word: 3 + i for i, word in enumerate(_PARTS)} | {"quarter": 4, "hundred
 _PART |= {word + "s": value for word, value in _PART.items()}
 # "a third of", not "a third box"
 _AFTER_PART = frozenset(["of", "as", "the", "less", "more", "his", "her", "their", "its", "that", "this", "what"])
-_QUARTERED = frozenset("pound mile hour cup inch foot acre gallon ounce yard teaspoon tablespoon kilometer full".split())
+_QUARTERED = frozenset(["pound", "mile", "hour", "cup", "inch", "foot", "acre", "gallon", "ounce", "yard", "teaspoon", "full"])
 _DASH = ("-", "\u2011")
 _PERCENT = frozenset(("%", "\\%", "percent", "percentage"))
 _CLOCK = re.compile(r"(\d{1,2}):([0-5]\d)")

@@ -142,7 +142,7 @@ def opposed(a: Sequence[str], b: Sequence[str], is_verbatim: bool = True) -> lis
     """Opposite words of two texts (sequences of lower-case words): "minimum | maximum"; [] where there are none.
 
     Firm groups count wherever the words stand, if each side has one member and lacks the other; the rest only where one word
-    replaces the other in a text that is otherwise the same (`is_verbatim`), since a rewriting may tell a thing from its other end.
+    replaces the other in a text that is otherwise the same (`is_verbatim`): a rewriting may tell a thing from its other end.
 
     >>> opposed("find the minimum of the sum".split(), "find the maximum of the sum".split())
     ['opposites: minimum | maximum']

@@ -104,11 +104,11 @@ IRREGULAR = frozenset(_BASE)  # words whose forms are known
 @dataclass(frozen=True, slots=True)
 class Reading:
     """`tokens` of all sentences in order ("#1/2" a number, "~x" a variable, "~+" an operator, words as stems), `ends` (how many
-    tokens each sentence closes with), `keys` (the sorted values that must agree: all, those that count no company, those without
-    small numbers in words or one of them, those without incidental ones, those with drawn ones; one must be the other side's, too), `names` (stems that look like
-    proper names), and `words`, the words as they stand in order. `asked` are the words of the question itself, whose tokens
-    begin at `asked_at`; `formulas` are the runs of numbers, variables, operators and functions between words; `drawn` the numbers
-    that a drawing shows, which a rewriting may tell."""
+    tokens each sentence closes with), `keys` (the sorted values that must agree: all; those that count no company; without small
+    numbers in words, or one of these; without incidental ones; with drawn ones; one must be the other side's, too), `names` (stems
+    that look like proper names), and `words`, the words as they stand in order. `asked` are the words of the question itself, whose
+    tokens begin at `asked_at`; `formulas` are the runs of numbers, variables, operators and functions between words; `drawn` the
+    numbers that a drawing shows, which a rewriting may tell."""
 
     tokens: tuple[str, ...]
     ends: tuple[int, ...]
@@ -154,7 +154,7 @@ def read_question(question: str) -> Reading:
                     if value > 12 or value.denominator > 1 or str(value) in lower:
                         firm.add(value)
         words += [token.lower().removesuffix("'s") for token in lower if token[0].isalpha() and len(token) > 1]
-        said = _symbols(numbered, letters)
+        said = _symbols(_told(numbered), letters)
         tokens += [token for token in said if token]
         formulas += _formulas(said)
         ends.append(len(tokens))
@@ -168,8 +168,8 @@ def read_question(question: str) -> Reading:
 def _drawn(question: str) -> frozenset[Fraction]:
     r"""The numbers in the labels of a question's drawings, but 0, 1 and 2.
 
-    >>> _drawn('[asy] label("$124^{\circ}$",(2,3),SW); draw((0,0)--(10,0)); [/asy]') == {124}
-    True
+    >>> [*map(str, _drawn('[asy] label("$124$",(2,3),SW); draw((0,0)--(10,0)); [/asy]'))]
+    ['124']
     """
     if "[asy]" not in question:
         return frozenset()
@@ -242,6 +242,23 @@ def stem(word: str) -> str:
     return word
 
 
+_OPERATOR_WORDS = {"plus": "+", "minus": "-", "equals": "=", "times": "*", "multiplied": "*", "divided": "/"}
+
+
+def _told(tokens: list[str]) -> list[str]:
+    """The tokens with formulas that are told in words as symbols: "7 times x", "the square root of 53"."""
+    out: list[str] = []
+    for i, token in enumerate(tokens):
+        before, after = tokens[i - 1] if i else "", tokens[i + 1] if i + 1 < len(tokens) else ""
+        if token in _OPERATOR_WORDS and (after == "by" or len(after) == 1 or after[:1] in ("#", "\\")):
+            out.append(_OPERATOR_WORDS[token] if before[:1] == "#" or len(before) == 1 else token)
+        elif token == "root" and before == "square":
+            out[-1] = "sqrt"
+        else:
+            out.append(token)
+    return out
+
+
 def _symbols(tokens: list[str], letters: set[str]) -> list[str]:
     """What is compared of a sentence's tokens, with "" for each stop word and between two equations. `letters` are variables
     of the text, whose products ("xyz") are none of its words."""
@@ -285,7 +302,8 @@ def _formulas(said: Sequence[str]) -> list[tuple[str, ...]]:
     found: list[tuple[str, ...]] = []
     chunk: list[str] = []
     for token in (*said, ""):
-        if token and (token[0] in "#~" or token in OPERATORS or token in _FUNCTIONS):
+        is_index = bool(chunk) and chunk[-1][0] == "~" and is_place(token)  # x_{531}
+        if token and (token[0] in "#~" or is_index or token in OPERATORS or token in _FUNCTIONS):
             chunk.append(token)
             continue
         if len(chunk) > 1 and any(one[0] == "~" or one in OPERATORS for one in chunk):
@@ -307,8 +325,8 @@ def numbers_of(reading: Reading) -> set[Fraction]:
 
 
 def numbers_apart(a: Reading, b: Reading) -> tuple[set[Fraction], set[Fraction], set[Fraction]]:
-    """The numbers that two questions share, those of `a` alone and those of `b` alone. What is drawn on one side may be told on the
-    other or left out; where both have a drawing, they are compared."""
+    """The numbers that two questions share, those of `a` alone and those of `b` alone. What is drawn on one side may be told on
+    the other or left out; where both have a drawing, they are compared."""
     told_a, told_b = numbers_of(a), numbers_of(b)
     if a.drawn and b.drawn:
         told_a, told_b = told_a | a.drawn, told_b | b.drawn
@@ -334,8 +352,10 @@ def _is_letter(before: str, after: str) -> bool:
 
 
 def _collect_names(raw: list[str], names: set[str]) -> None:
-    """Add the stems of capitalised words, except stop words."""
+    """Add the stems of capitalised words, except stop words, and of points and lines ("ABC")."""
     for token in raw:
+        if 1 < len(token) < 5 and token.isupper() and token.lower() not in _UNITS:
+            names.add(stem(token.lower()))
         if len(token) > 1 and token[0].isupper() and token[1:].islower():
             lower = token.lower()
             if lower.removesuffix("'s") not in STOP:

@@ -1,14 +1,16 @@
 r"""Are two questions one problem in other words? A score of what they share and lack, and what speaks against it.
 
-    score = 1 / (1 + exp(-(BIAS + sum of WEIGHTS * traits)))        traits:  words     shared | on one side | of the shorter one
-                                                                             numbers   shared | on one side | small ones | large | in order
-                                                                             formulas  share of the pairs of symbols | on one side
-                                                                             names     shared
+    score = 1 / (1 + exp(-(BIAS + sum of WEIGHTS * traits)))
 
-What is shared or lacking is counted as log(1 + weight): word stems 1, everyday words 1/2, names 1/4; a synonym (`vocabulary`) or
-a word of one form (`morphology.akin`) SYNONYM of that; numbers 1 to 2.5; pairs of neighbouring symbols of formulas 1, with variables
-by the order in which they appear. The weights were fitted once (logistic regression) to tell rewritings of evaluation questions,
-by hand, by a script and by a language model, from different questions with the same numbers, and are constants since.
+    traits   words      shared | on one side only | the share of the shorter question's
+             numbers    shared | on one side only | 0, 1, 2 on one side only | one beyond LARGE shared | all in the same order
+             formulas   the share of pairs of neighbouring symbols | pairs on one side only
+             names      shared
+
+Amounts count as log(1 + weight): word stems weigh 1, everyday words 1/2, names 1/4; a synonym (`vocabulary`) or a word of one form
+(`morphology.akin`) SYNONYM of that; numbers 1 to 2.5 (0, 1, 2: 0.3); pairs of symbols 1, with variables by the order in which they
+appear. The weights were fitted once, by logistic regression, to tell rewritings of evaluation questions (by hand, by a script, by
+a language model) from different questions with the same numbers; they are constants since.
 
 Two questions are the same problem when the score reaches ENOUGH and nothing speaks against it (`conflict`): another number,
 sign, opposite, place, or question. The verdict depends on nothing but the two texts. It cannot follow a rewriting that computes
@@ -33,8 +35,8 @@ from headway.problems.likeness.opposites import OPPOSABLE
 from headway.problems.likeness.reading import IRREGULAR, Reading, numbers_apart, renamed, stem
 from headway.problems.likeness.vocabulary import EVERYDAY, synonymous
 
-ENOUGH = 0.25  # score: a training question that is lost costs little, an evaluation question that is learnt much
-EQUAL_REFERENCES = 0.15
+ENOUGH = 0.33  # score: a training question that is lost costs little, an evaluation question that is learnt much
+EQUAL_REFERENCES = 0.2
 OTHER_REFERENCES = 0.9
 SYNONYM = 0.7  # of a word's weight
 LARGE = 100  # a number beyond it is no coincidence
@@ -58,19 +60,19 @@ class Traits(NamedTuple):
     small_missing: float
 
 
-BIAS = -6.23
+BIAS = -6.42
 WEIGHTS = Traits(
-    contained=2.33,
-    words=4.58,
-    words_missing=-1.54,
-    numbers=2.58,
-    numbers_missing=-1.58,
-    symbols_share=6.75,
-    symbols_missing=-0.44,
-    in_order=0.70,
-    names=0.50,
-    large=2.85,
-    small_missing=-1.42,
+    contained=2.50,
+    words=4.55,
+    words_missing=-1.56,
+    numbers=2.71,
+    numbers_missing=-1.59,
+    symbols_share=6.45,
+    symbols_missing=-0.42,
+    in_order=0.67,
+    names=0.52,
+    large=2.81,
+    small_missing=-1.46,
 )
 
 
@@ -148,7 +150,7 @@ def _traits(a: Reading, b: Reading, names: int) -> Traits:
 
 
 def _score(traits: Traits, shared: float, rest_a: float, rest_b: float, related: float) -> float:
-    """The score in [0, 1] of traits with the weight of the shared words, of those on one side, and of related ones among these."""
+    """The score of traits with the weight of the shared words, of those on one side, and of related ones among these."""
     same, shorter = shared + related, min(rest_a, rest_b) + shared
     traits = traits._replace(
         contained=same / max(shorter, 0.5), words=log1p(same), words_missing=log1p(rest_a + rest_b - 2 * related)

@@ -1,11 +1,11 @@
 """Words of word problems and of mathematics: which mean the same, and how much a shared one tells.
 
-    synonyms     buy ~ purchase    child ~ kid    altogether ~ total    polygon sides ~ dodecagon: no, only words for words
+    synonyms     buy ~ purchase    child ~ kid    altogether ~ total    dodecagon ~ polygon
     weight       apple 1    day 1/2    (by `same` a name 1/4)
 
-The table was written by hand from what such questions commonly say, not from evaluation questions. A word may stand in several
-groups, since it has several meanings; that two words share a group proves nothing, it only makes them less different. What
-`opposites` holds to be contraries ("sold" | "bought") is in no group together. This file does not know texts.
+The table was written by hand from what such questions commonly say. A word may stand in several groups, since it has several
+meanings, and some groups hold words that are only near one another: that two words share a group proves nothing, it makes two
+texts a little less different. This file does not know texts, nor which words are contraries (`opposites` does).
 """
 
 from __future__ import annotations
@@ -111,7 +111,12 @@ _SYNONYMS = """
     subscription plan; service; streaming stream; salary pay; initial starting start original; service work; raise increase
     rise; policy rule; complete clock finish; obsess crazy; wonder ask curious; pocket; landed hit; hit strike; strike hit;
     cause lead make result; bring take carry; head go; slip put; knock; dirty; spend use pass; wear; dress; party celebration;
-    birthday; wedding marriage; married wed; husband; wife; cousin; aunt; uncle; nephew; niece; son; daughter; spouse
+    birthday; wedding marriage; married wed; husband; wife; cousin; aunt; uncle; nephew; niece; son; daughter; spouse; quadratic
+    quartic cubic linear degree polynomial; grid lattice array; adjacent consecutive neighboring; inclusive between through;
+    interval range; expand multiply; evaluate value; focus foci; polygon pentagon hexagon heptagon octagon nonagon decagon
+    dodecagon regular; polygon sided side gon; quadrilateral parallelogram rectangle rhombus; plane coordinate flat; tail head; numerator
+    top; denominator bottom; identical congruent; reflect mirror; translate shift; commission; deposit; altitude height; cubed
+    cube power; power exponent; sketch draw; mark label; measure size angle degree; measure long length; apart distance; tower stack
 """
 EVERYDAY_WORDS = """
     day cost buy hour money week left leav year spend minut pay sell remain second long friend rest month new work stor
