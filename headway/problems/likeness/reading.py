@@ -103,12 +103,12 @@ IRREGULAR = frozenset(_BASE)  # words whose forms are known
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """`tokens` of all sentences in order ("#1/2" a number, "~x" a variable, "~+" an operator, words as stems), `ends` (how many
-    tokens each sentence closes with), `keys` (the sorted values that must agree: all; those that count no company; without small
-    numbers in words, or one of these; without incidental ones; with drawn ones; one must be the other side's, too), `names` (stems
-    that look like proper names), and `words`, the words as they stand in order. `asked` are the words of the question itself, whose
-    tokens begin at `asked_at`; `formulas` are the runs of numbers, variables, operators and functions between words; `drawn` the
-    numbers that a drawing shows, which a rewriting may tell."""
+    """`tokens` of all sentences in order ("#1/2" a number, "~x" a variable, "~+" an operator, words as stems), `ends` (how
+    many tokens each sentence closes with), `keys` (the sorted values that must agree: all; those that count no company;
+    without small numbers in words, or one of these; without incidental ones; with drawn ones; one must be the other
+    side's, too), `names` (stems that look like proper names), and `words`, the words as they stand in order. `asked` are
+    the words of the question itself, whose tokens begin at `asked_at`; `formulas` are the runs of numbers, variables,
+    operators and functions between words; `drawn` the numbers that a drawing shows, which a rewriting may tell."""
 
     tokens: tuple[str, ...]
     ends: tuple[int, ...]

@@ -7,10 +7,10 @@ r"""Are two questions one problem in other words? A score of what they share and
              formulas   the share of pairs of neighbouring symbols | pairs on one side only
              names      shared
 
-Amounts count as log(1 + weight): word stems weigh 1, everyday words 1/2, names 1/4; a synonym (`vocabulary`) or a word of one form
-(`morphology.akin`) SYNONYM of that; numbers 1 to 2.5 (0, 1, 2: 0.3); pairs of symbols 1, with variables by the order in which they
-appear. The weights were fitted once, by logistic regression, to tell rewritings of evaluation questions (by hand, by a script, by
-a language model) from different questions with the same numbers; they are constants since.
+Amounts count as log(1 + weight): word stems weigh 1, everyday words 1/2, names 1/4; a synonym (`vocabulary`) or a word of one
+form (`morphology.akin`) SYNONYM of that; numbers 1 to 2.5 (0, 1, 2: 0.3); pairs of symbols 1, with variables by the order in
+which they appear. The weights were fitted once, by logistic regression, to tell rewritings of evaluation questions (by hand,
+by a script, by a language model) from different questions with the same numbers; they are constants since.
 
 Two questions are the same problem when the score reaches ENOUGH and nothing speaks against it (`conflict`): another number,
 sign, opposite, place, or question. The verdict depends on nothing but the two texts. It cannot follow a rewriting that computes
