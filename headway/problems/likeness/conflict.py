@@ -121,7 +121,8 @@ def _variable_conflict(a: Reading, b: Reading) -> str:
 
 
 def _value_conflict(a: Reading, b: Reading, is_verbatim: bool, is_moved: bool, is_anew: bool) -> str:
-    """A value that only one side has, against one that only the other has; where all words are the same, any difference."""
+    """A value that only one side has, against one that only the other has; where all words are the same, any difference; where
+    all was said anew, not small numbers in words alone."""
     ones = {Fraction(0), Fraction(1)} | ({Fraction(2)} if is_moved else set())
     _, only_a, only_b = numbers_apart(a, b)
     only_a, only_b = only_a - ones, only_b - ones
