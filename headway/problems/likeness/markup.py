@@ -73,7 +73,9 @@ _LETTERS = str.maketrans("0123456789", "abcdefghij")  # a place is no number
 _PLACE = re.compile("ord[a-j]+")  # "orde" is the fourth
 
 _SUBSCRIPT = re.compile(r"(?<![\w\\])([A-Za-z])_\{?(\d{1,3})\}?(?![\d_^])")  # the fourth of a_1, a_2, ..., but no base, no \log_2
-_LISTED = re.compile(r"(?<![\w\\])([A-Za-z])_\{?1\}?\s{0,3}(?:,\s{0,3}\1_\{?\d\}?\s{0,3})+,?\s{0,3}(?=\\[lc]?dots|\.\.\.)")  # a_1, a_2, a_3, ...
+_LISTED = re.compile(  # a_1, a_2, a_3, ...
+    r"(?<![\w\\])([A-Za-z])_\{?1\}?\s{0,3}(?:,\s{0,3}\1_\{?\d\}?\s{0,3})+,?\s{0,3}(?=\\[lc]?dots|\.\.\.)"
+)
 _OVERLINED = re.compile(r"(?<![\d.])(\d{0,6})\.(\d{0,6})\\overline\s*\{(\d{1,9})\}")
 _REPEATED = re.compile(r"(?<![\d.])(\d{0,6})\.(\d{0,3}?)(\d{1,6}?)\3+\s*(?:\.{3}|\\[lc]?dots)")
 _RULE = re.compile(r"^[ \t]*\|[-:| \t]+$", re.MULTILINE)  # |---|---|
