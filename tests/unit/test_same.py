@@ -192,6 +192,9 @@ def test_synonyms_count_and_contraries_do_not():
         ("a quarter pound", "1/4 pound"),
         ("the square root of 7 times x", r"\sqrt{7} \cdot x"),
         (r"\log_381", r"\log_{3} 81"),
+        ("for 3 3/4 hours", r"for $3\frac{3}{4}$ hours"),  # 15/4, not 3 and 45 minutes
+        (r"\frac{\sqrt{99}}{7}", r"\sqrt{99}/7"),  # no root of 99/7
+        ("no one shares a boat", "no two share a boat"),
     ],
 )
 def test_one_thing_written_in_two_ways(left, right):

@@ -43,7 +43,7 @@ _ONE_SIDED = groups(
     " extra"
 )[0]
 _MINOR_WORDS = """
-    minut hour day week month year dollar cent money inch foot pound mile ounc number amount long far
+    minut hour day week month year dollar cent money inch foot pound mile ounc number amount long far either
 """
 _MINOR = frozenset(_MINOR_WORDS.split())
 _CALENDAR_WORDS = """

@@ -51,7 +51,7 @@ def conflicts(a: Reading, b: Reading) -> tuple[str, ...]:
     if whole < OTHER_WORDING:
         return (values,) if values else ()
     is_anew = is_moved and _shared(a.tokens, b.tokens) >= ANEW
-    found = [values or _count_conflict(a, b, is_verbatim), _ordinal_conflict(a, b), _place_conflict(a, b, is_anew)]
+    found = [values or _count_conflict(a, b, is_verbatim, is_moved), _ordinal_conflict(a, b), _place_conflict(a, b, is_anew)]
     found += _formula_conflicts(a, b, is_moved)
     found += opposed(a.words, b.words, is_verbatim)
     if is_verbatim:
@@ -138,11 +138,14 @@ def _is_unsaid(values: set[Fraction], reading: Reading) -> bool:
     return {*map(str, values)}.isdisjoint(set[str].intersection(*({*key.split()} for key in reading.keys)))
 
 
-def _count_conflict(a: Reading, b: Reading, is_verbatim: bool) -> str:
-    """One of two equal numbers was changed into another that stands there, too."""
+def _count_conflict(a: Reading, b: Reading, is_verbatim: bool, is_moved: bool) -> str:
+    """One of two equal numbers was changed into another: in other words into one that stands there, too, else into any."""
     count_a, count_b = (Counter(token for token in one.tokens if token[0] == "#") for one in (a, b))
     more_a, more_b = count_a - count_b, count_b - count_a
     if is_verbatim and ((more_a and more_b) or {*more_a, *more_b} - COMMON):
+        return f"numbers: {' '.join(sorted(more_a))} | {' '.join(sorted(more_b))}"
+    is_changed = {*more_a} - COMMON and {*more_b} - COMMON and count_a.total() == count_b.total()
+    if is_changed and not is_moved:
         return f"numbers: {' '.join(sorted(more_a))} | {' '.join(sorted(more_b))}"
     known_a, known_b = {*count_a, "#2"} - ONES, {*count_b, "#2"} - ONES
     is_changed = {*more_a} & known_b and {*more_b} & known_a and {*more_a, *more_b} & {*count_a} & {*count_b} - COMMON

@@ -37,6 +37,7 @@ _TEX = (
     (re.compile(r"\\hline|\\multicolumn\s*\{\d+\}\s*\{[^{}]*\}|\\cline\s*\{[^{}]*\}"), " "),
     (re.compile(r"(?<=\d),\\!(?=\d)"), ","), (re.compile(r"\\[dtc]frac(?![a-z])"), r"\\frac"), (re.compile(r"\\[\[\]()]"), " "),
     (re.compile(r"\$(\d[\d.,/]*)\$"), r"\1"), (re.compile(r"\$\s*\\?%"), "%"),
+    (re.compile(r"\\sqrt\s*\{(\d+)\}(?=\s*/)"), r"\\sqrt (\1)"),  # \sqrt{845}/9 is no root of 845/9
     (re.compile(r"(\\sqrt|\^|_)\s*\{([^{}]*)\}"), r"\1 \2 "),
     (re.compile(r"\\(?:left|right|bigg?l?|bigg?r?|Bigg?[lr]?|displaystyle|quad|qquad|limits|middle"
                 r"|ldots|cdots|dots|dotsm|dotsb|cdotp)(?![a-zA-Z])|\\[,;:!]|\\ "), " "),
@@ -61,7 +62,7 @@ _UNIT_POWER = re.compile(
     re.IGNORECASE,
 )
 _TRANSPOSED = re.compile(r"([)}\]])\s*\^\s*\{?\s*(?:T\b|\\top\b|\\intercal\b)\s*\}?")  # (1, 2)^T, the column written in a line
-_HOURS = re.compile(r"(?<![\d/])(?:0?\.5|0?\.25|0?\.75|[13]/[24])(?: of an| an)? hours?\b(?! (?:and|long))", re.IGNORECASE)
+_HOURS = re.compile(r"(?<![\d/])(?<!\d )(?:0?\.5|0?\.25|0?\.75|[13]/[24])(?: of an| an)? hours?\b(?! (?:and|long))", re.IGNORECASE)
 _TIME = re.compile(r"\b(half|(?:a |one )?quarter|three[- ]quarters)(?: of)?[ -](?:an |a |one )?hour\b", re.IGNORECASE)
 _DOTS = re.compile(r"\.{3,}")
 _TITLE = re.compile(r"\b(mr|mrs|ms|dr|st)\.", re.IGNORECASE)  # no end of a sentence

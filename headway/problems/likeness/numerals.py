@@ -104,6 +104,8 @@ def merge(tokens: Sequence[str]) -> list[str]:
         token = tokens[i]
         if _DIGITS.match(token):
             value, i = _numeral(tokens, i)
+        elif token == "two" and i and tokens[i - 1] == "no":  # "no two share", "no one shares"
+            value, i = Fraction(1), i + 1
         elif token in _SMALL or token in _LARGE or token in _TIMES or token in ("dozen", "dozens"):
             value, i = _words(tokens, i)
         elif token == "\\frac":
