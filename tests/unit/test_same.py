@@ -194,6 +194,8 @@ def test_synonyms_count_and_contraries_do_not():
         (r"\log_381", r"\log_{3} 81"),
         ("for 3 3/4 hours", r"for $3\frac{3}{4}$ hours"),  # 15/4, not 3 and 45 minutes
         (r"\frac{\sqrt{99}}{7}", r"\sqrt{99}/7"),  # no root of 99/7
+        ("a boat for $350 000", r"a boat for \$350,000"),
+        (r"$62\,500$ ants", "62,500 ants"),
         ("no one shares a boat", "no two share a boat"),
     ],
 )

@@ -32,6 +32,7 @@ RUN = 5  # symbols
 COVERED = 0.5  # of a long formula's runs, from which on it was only cut otherwise
 SAME_SENTENCE = 0.75  # of the words of two sentences in order, from which on they are one sentence
 SAME_ORDER = 0.9  # from which on its numbers must stand in the same order, too
+FEW_WORDS = 3  # prove no order: "gave him half of her $100" is "had $100 and gave him half of it"
 IDENTICAL = 0.97  # of the words in order, from which on the numbers must stand in the same order
 LITTLE_MOVED = 0.7  # of the words in order, from which on one word in the place of another was put there
 OTHER_WORDING = 0.5  # of the words in order: below it, all was said anew, and only other values speak against a pair
@@ -198,7 +199,7 @@ def _place_conflict(a: Reading, b: Reading, is_anew: bool) -> str:
             continue
         is_told = len({*numbers}) > 1 and any({*numbers} == {*one} for _, one in theirs)
         if (not is_told and {*numbers} - {*values} and {*values} - {*numbers}) or (
-            share >= SAME_ORDER and sorted(values) == sorted(numbers)
+            share >= SAME_ORDER and len(words) > FEW_WORDS and sorted(values) == sorted(numbers)
         ):
             return f"places: {' '.join(numbers)} | {' '.join(values)}"
     return ""

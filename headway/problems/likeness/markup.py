@@ -35,7 +35,9 @@ _SUBSCRIPTS = re.compile("[₀-₉]+")
 _TEX = (
     (re.compile(r"\\log_(\d)(?=\d)"), r"\\log _ \1 "),  # TeX lowers one digit: \log_264
     (re.compile(r"\\hline|\\multicolumn\s*\{\d+\}\s*\{[^{}]*\}|\\cline\s*\{[^{}]*\}"), " "),
-    (re.compile(r"(?<=\d),\\!(?=\d)"), ","), (re.compile(r"\\[dtc]frac(?![a-z])"), r"\\frac"), (re.compile(r"\\[\[\]()]"), " "),
+    (re.compile(r"(?<=\d),\\!(?=\d)"), ","), (re.compile(r"(?<=\d)\\,(?=\d{3}(?!\d))"), ","),  # 400\,000
+    (re.compile(r"\$(\d{1,3})((?: \d{3})+)(?!\d)"), lambda found: found[1] + found[2].replace(" ", ",")),  # $400 000
+    (re.compile(r"\\[dtc]frac(?![a-z])"), r"\\frac"), (re.compile(r"\\[\[\]()]"), " "),
     (re.compile(r"\$(\d[\d.,/]*)\$"), r"\1"), (re.compile(r"\$\s*\\?%"), "%"),
     (re.compile(r"\\sqrt\s*\{(\d+)\}(?=\s*/)"), r"\\sqrt (\1)"),  # \sqrt{845}/9 is no root of 845/9
     (re.compile(r"(\\sqrt|\^|_)\s*\{([^{}]*)\}"), r"\1 \2 "),
@@ -62,7 +64,9 @@ _UNIT_POWER = re.compile(
     re.IGNORECASE,
 )
 _TRANSPOSED = re.compile(r"([)}\]])\s*\^\s*\{?\s*(?:T\b|\\top\b|\\intercal\b)\s*\}?")  # (1, 2)^T, the column written in a line
-_HOURS = re.compile(r"(?<![\d/])(?<!\d )(?:0?\.5|0?\.25|0?\.75|[13]/[24])(?: of an| an)? hours?\b(?! (?:and|long))", re.IGNORECASE)
+_HOURS = re.compile(
+    r"(?<![\d/])(?<!\d )(?:0?\.5|0?\.25|0?\.75|[13]/[24])(?: of an| an)? hours?\b(?! (?:and|long))", re.IGNORECASE
+)
 _TIME = re.compile(r"\b(half|(?:a |one )?quarter|three[- ]quarters)(?: of)?[ -](?:an |a |one )?hour\b", re.IGNORECASE)
 _DOTS = re.compile(r"\.{3,}")
 _TITLE = re.compile(r"\b(mr|mrs|ms|dr|st)\.", re.IGNORECASE)  # no end of a sentence
