@@ -43,7 +43,7 @@ _ONE_SIDED = groups(
     " extra"
 )[0]
 _MINOR_WORDS = """
-    minut hour day week month year dollar cent money inch foot pound mile ounc number amount long far
+    minut hour day week month year dollar cent money inch foot pound mile ounc number amount long far either
 """
 _MINOR = frozenset(_MINOR_WORDS.split())
 _CALENDAR_WORDS = """
@@ -155,7 +155,7 @@ def _other_share(a: Asked, b: Asked, alike: float) -> str:
             and not _CASH & {*other.head}
         ):
             return f"asked: money | {other.head[0]}"
-        if _RATIO & kinds and not _RATIO & others and ("how", "many") in pairwise(other.words):
+        if _RATIO & kinds and not _RATIO & others and _is_count(other) and not _is_count(one):
             return "asked: a share | a number"
         if (
             (_DIFFERENCE & kinds or ("than" in kinds and _compares(one.words)))
@@ -164,6 +164,10 @@ def _other_share(a: Asked, b: Asked, alike: float) -> str:
         ):
             return "asked: a difference | none"
     return ""
+
+
+def _is_count(asked: Asked) -> bool:
+    return ("how", "many") in pairwise(asked.words)
 
 
 def _compares(words: tuple[str, ...]) -> bool:

@@ -3,12 +3,13 @@ r"""What makes two alike questions different problems: numbers, places, formulas
     numbers     a value on one side against another on the other; an ordinal ("eighth term" | "tenth term")
     places      two numbers that have changed places, or stand in a sentence that is otherwise the same
     formulas    an operator, a function or a number that differs in a formula that is otherwise the same
-    words       opposites in the same place (`opposites`); in a text that is otherwise the same word for word, also a qualifier on
-                one side, and a word in the place of another that the story knows already ("chops down" | "plants")
+    words       firm opposites (`opposites`); in a text that is otherwise the same, also others in one place, a qualifier on one
+                side, and a word in the place of another that the story knows already ("chops down" | "plants")
     asked       another quantity, person or variable asked of the same story
 
 The closer the wording, the less is needed: where everything else was left as it was, a difference was meant; where less than
-half of the words stand in the same order, all was said anew, and neither words nor formulas prove anything. This file does not know scores (`same` does).
+half of the words stand in the same order, all was said anew, and only a value on each side that the other lacks speaks against
+a pair: words, formulas and the places of numbers prove nothing there. This file does not know scores (`same` does).
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from fractions import Fraction
 from itertools import pairwise, takewhile
 
 from headway.problems.likeness.asking import Asked, asked_otherwise
+from headway.problems.likeness.markup import is_place
 from headway.problems.likeness.opposites import exchanged_words, opposed, qualified
-from headway.problems.likeness.reading import OPERATORS, PLACE, STOP, Reading, numbers_of, renamed, stem
+from headway.problems.likeness.reading import OPERATORS, STOP, Reading, numbers_apart, renamed, stem
 
 NEARLY = 0.6  # difflib's ratio from which on two formulas are one with changes
 FEW_CHANGES = 2  # places in which a formula that was copied with a change differs
@@ -30,9 +32,10 @@ RUN = 5  # symbols
 COVERED = 0.5  # of a long formula's runs, from which on it was only cut otherwise
 SAME_SENTENCE = 0.75  # of the words of two sentences in order, from which on they are one sentence
 SAME_ORDER = 0.9  # from which on its numbers must stand in the same order, too
+FEW_WORDS = 3  # prove no order: "gave him half of her $100" is "had $100 and gave him half of it"
 IDENTICAL = 0.97  # of the words in order, from which on the numbers must stand in the same order
 LITTLE_MOVED = 0.7  # of the words in order, from which on one word in the place of another was put there
-OTHER_WORDING = 0.5  # of the words in order: below it, all was said anew, and only numbers and places speak against a pair
+OTHER_WORDING = 0.5  # of the words in order: below it, all was said anew, and only other values speak against a pair
 ANEW = 0.65  # of the tokens in any order, from which on a moved text says the same anew
 VERBATIM = 0.85  # of the words in order, from which on a text is the same but for single words
 FORM = ("~0", "/", "~1")  # of an answer, "m/n in lowest terms", which is told in many ways
@@ -44,25 +47,20 @@ def conflicts(a: Reading, b: Reading) -> tuple[str, ...]:
     """What makes two alike questions different problems, in words; () where nothing was found."""
     whole = _in_order(a.words, b.words)
     is_verbatim = whole >= VERBATIM
-    words_a, words_b = (a.words, b.words) if is_verbatim else (_undirected(a.words), _undirected(b.words))
     is_moved = whole < LITTLE_MOVED
-    is_anew = is_moved and _shared(a.tokens, b.tokens) >= ANEW
-    found = [_number_conflict(a, b, is_verbatim, is_moved), _ordinal_conflict(a, b), _place_conflict(a, b, is_anew)]
+    values = _value_conflict(a, b, is_verbatim, is_moved, whole < OTHER_WORDING)
     if whole < OTHER_WORDING:
-        return tuple(conflict for conflict in found if conflict)
+        return (values,) if values else ()
+    is_anew = is_moved and _shared(a.tokens, b.tokens) >= ANEW
+    found = [values or _count_conflict(a, b, is_verbatim, is_moved), _ordinal_conflict(a, b), _place_conflict(a, b, is_anew)]
     found += _formula_conflicts(a, b, is_moved)
-    found += opposed(words_a, words_b, not is_moved)
+    found += opposed(a.words, b.words, is_verbatim)
     if is_verbatim:
         found += [qualified(a.words, b.words), exchanged_words(a.words, b.words), _variable_conflict(a, b)]
         found += [_person_conflict(a.words, b.words), _relation_conflict(a, b)]
     story = _in_order(a.words[: len(a.words) - len(a.asked)], b.words[: len(b.words) - len(b.asked)])
     found.append(asked_otherwise(_asked(a), _asked(b), story))
     return tuple(conflict for conflict in found if conflict)
-
-
-def _undirected(words: Sequence[str]) -> tuple[str, ...]:
-    """The words with "how many fewer" as "how many more": the same difference, asked from its other end."""
-    return tuple("more" if one in ("fewer", "less") and i > 1 and words[i - 2] == "how" else one for i, one in enumerate(words))
 
 
 def _person_conflict(a: Sequence[str], b: Sequence[str]) -> str:
@@ -108,7 +106,7 @@ def _in_order(a: Sequence[str], b: Sequence[str]) -> float:
 
 def _ordinal_conflict(a: Reading, b: Reading) -> str:
     """A place in a row that only one side names, against one that only the other names."""
-    one, other = ({token for token in reading.tokens if token.startswith(PLACE)} for reading in (a, b))
+    one, other = ({token for token in reading.tokens if is_place(token)} for reading in (a, b))
     return f"places: {min(one - other)[3:]} | {min(other - one)[3:]}" if one - other and other - one else ""
 
 
@@ -123,16 +121,32 @@ def _variable_conflict(a: Reading, b: Reading) -> str:
     return f"variables: {found[0][0][1:]} | {found[0][1][1:]}" if found and len(changed) <= FEW_CHANGES else ""
 
 
-def _number_conflict(a: Reading, b: Reading, is_verbatim: bool, is_moved: bool) -> str:
-    """A value that only one side has, against one that only the other has; where all words are the same, any difference."""
+def _value_conflict(a: Reading, b: Reading, is_verbatim: bool, is_moved: bool, is_anew: bool) -> str:
+    """A value that only one side has, against one that only the other has; where all words are the same, any difference; where
+    all was said anew, not small numbers in words alone."""
     ones = {Fraction(0), Fraction(1)} | ({Fraction(2)} if is_moved else set())
-    only_a, only_b = numbers_of(a) - numbers_of(b) - ones, numbers_of(b) - numbers_of(a) - ones
+    _, only_a, only_b = numbers_apart(a, b)
+    only_a, only_b = only_a - ones, only_b - ones
+    if is_anew and _is_unsaid(only_a, a) and _is_unsaid(only_b, b):
+        return ""
     if (only_a and only_b) or (is_verbatim and (only_a or only_b)):
         return f"numbers: {_list(only_a)} | {_list(only_b)}"
-    # one of two equal numbers was changed into another that stands there, too
+    return ""
+
+
+def _is_unsaid(values: set[Fraction], reading: Reading) -> bool:
+    """Are they all small numbers in words and the like, which a rewriting need not say?"""
+    return {*map(str, values)}.isdisjoint(set[str].intersection(*({*key.split()} for key in reading.keys)))
+
+
+def _count_conflict(a: Reading, b: Reading, is_verbatim: bool, is_moved: bool) -> str:
+    """One of two equal numbers was changed into another: in other words into one that stands there, too, else into any."""
     count_a, count_b = (Counter(token for token in one.tokens if token[0] == "#") for one in (a, b))
     more_a, more_b = count_a - count_b, count_b - count_a
     if is_verbatim and ((more_a and more_b) or {*more_a, *more_b} - COMMON):
+        return f"numbers: {' '.join(sorted(more_a))} | {' '.join(sorted(more_b))}"
+    is_changed = {*more_a} - COMMON and {*more_b} - COMMON and count_a.total() == count_b.total()
+    if is_changed and not is_moved:
         return f"numbers: {' '.join(sorted(more_a))} | {' '.join(sorted(more_b))}"
     known_a, known_b = {*count_a, "#2"} - ONES, {*count_b, "#2"} - ONES
     is_changed = {*more_a} & known_b and {*more_b} & known_a and {*more_a, *more_b} & {*count_a} & {*count_b} - COMMON
@@ -185,7 +199,7 @@ def _place_conflict(a: Reading, b: Reading, is_anew: bool) -> str:
             continue
         is_told = len({*numbers}) > 1 and any({*numbers} == {*one} for _, one in theirs)
         if (not is_told and {*numbers} - {*values} and {*values} - {*numbers}) or (
-            share >= SAME_ORDER and sorted(values) == sorted(numbers)
+            share >= SAME_ORDER and len(words) > FEW_WORDS and sorted(values) == sorted(numbers)
         ):
             return f"places: {' '.join(numbers)} | {' '.join(values)}"
     return ""

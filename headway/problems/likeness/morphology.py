@@ -35,9 +35,15 @@ def akin(a: str, b: str) -> bool:
         return False
     if long.startswith(short) or (long.endswith(short) and len(long) - len(short) >= 3):
         return True
+    if _compared(short) == _compared(long):
+        return True
     a, b = short, long
     root = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
     return root > ROOT and len(long) - root <= ENDING
+
+
+def _compared(word: str) -> str:
+    return word.removesuffix("est").removesuffix("er")  # faster ~ fastest
 
 
 def contrary(a: str, b: str) -> bool:

@@ -39,6 +39,7 @@ _PART = {word: 3 + i for i, word in enumerate(_PARTS)} | {"quarter": 4, "hundred
 _PART |= {word + "s": value for word, value in _PART.items()}
 # "a third of", not "a third box"
 _AFTER_PART = frozenset(["of", "as", "the", "less", "more", "his", "her", "their", "its", "that", "this", "what"])
+_QUARTERED = frozenset(["pound", "mile", "hour", "cup", "inch", "foot", "acre", "gallon", "ounce", "yard", "teaspoon", "full"])
 _DASH = ("-", "\u2011")
 _PERCENT = frozenset(("%", "\\%", "percent", "percentage"))
 _CLOCK = re.compile(r"(\d{1,2}):([0-5]\d)")
@@ -103,6 +104,8 @@ def merge(tokens: Sequence[str]) -> list[str]:
         token = tokens[i]
         if _DIGITS.match(token):
             value, i = _numeral(tokens, i)
+        elif token == "two" and i and tokens[i - 1] == "no":  # "no two share", "no one shares"
+            value, i = Fraction(1), i + 1
         elif token in _SMALL or token in _LARGE or token in _TIMES or token in ("dozen", "dozens"):
             value, i = _words(tokens, i)
         elif token == "\\frac":
@@ -235,6 +238,9 @@ def _is_part(tokens: Sequence[str], i: int, is_plural: bool = False) -> bool:
     if i >= len(tokens) or tokens[i] not in _PART:
         return False
     if is_plural and tokens[i][-1] == "s" and tokens[i] != "quarters":
+        return True
+    after = i + 1 + (tokens[i + 1 : i + 2] == ["\u2011"])
+    if tokens[i] == "quarter" and after < len(tokens) and tokens[after] in _QUARTERED:  # "a quarter pound", "one quarter-mile"
         return True
     return i + 1 < len(tokens) and tokens[i + 1] in _AFTER_PART
 

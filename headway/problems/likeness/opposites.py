@@ -18,8 +18,6 @@ from headway.problems.likeness.morphology import contrary
 from headway.problems.likeness.reading import STOP, stem
 
 SAME_PLACE = 4  # words: longer replaced passages are rewritten, so opposite words in them prove nothing
-SHORT = 2  # words of such a passage in a text that was moved about,
-SURROUNDED = 3  # and how many words next to it must have stayed
 FEW_CHANGES = 2  # places in which a text that was changed in earnest differs; a rewritten one has more
 
 _FIRM = """
@@ -140,29 +138,22 @@ def same_meaning(a: str, b: str) -> bool:
     return any(a in meaning and b in meaning for meaning in _MEANINGS)
 
 
-def opposed(a: Sequence[str], b: Sequence[str], in_order: bool = True) -> list[str]:
+def opposed(a: Sequence[str], b: Sequence[str], is_verbatim: bool = True) -> list[str]:
     """Opposite words of two texts (sequences of lower-case words): "minimum | maximum"; [] where there are none.
 
     Firm groups count wherever the words stand, if each side has one member and lacks the other; the rest only where one word
-    replaces the other in otherwise equal surroundings; where the two are not `in_order`, only if one side has more of
-    them, since sentences move.
+    replaces the other in a text that is otherwise the same (`is_verbatim`): a rewriting may tell a thing from its other end.
 
     >>> opposed("find the minimum of the sum".split(), "find the maximum of the sum".split())
     ['opposites: minimum | maximum']
     """
     found = _exchanged(set(a), set(b), _FIRM_GROUPS)
-    if found:
-        return [found]
-    changes = SequenceMatcher(None, a, b, autojunk=False).get_opcodes()
-    for at, (kind, i, j, k, m) in enumerate(changes):
+    if found or not is_verbatim:
+        return [found] if found else []
+    for kind, i, j, k, m in SequenceMatcher(None, a, b, autojunk=False).get_opcodes():
         if kind == "replace" and j - i <= SAME_PLACE and m - k <= SAME_PLACE:
             one, other = set(a[i:j]), set(b[k:m])
-            found = _exchanged(one, other, _FIRM_GROUPS)
-            if not in_order:
-                around = sum(change[2] - change[1] for change in changes[max(0, at - 1) : at + 2] if change[0] == "equal")
-                words = (one, other) if around >= SURROUNDED and max(j - i, m - k) <= SHORT else ()
-                one, other = ({word for word in words if a.count(word) != b.count(word)} for words in words or ((), ()))
-            found = found or _exchanged(one, other, _PLACE_GROUPS)
+            found = _exchanged(one, other, _PLACE_GROUPS)
             found = found or next((f"contraries: {x} | {y}" for x in one - other for y in other - one if contrary(x, y)), "")
             if found:
                 return [found]

@@ -30,7 +30,7 @@ MIN_WORDS = 20  # shorter questions have too few runs to tell coincidence from c
 RUN = 8  # words in a run
 SHARE = 0.6  # of the shorter question's runs
 CANDIDATES = 24  # compared in full, a question
-LARGE = 100  # FEW_NUMBERS above it are enough to look a question up by
+LARGE = 60  # sum of the numbers from which on they are enough to look a question up by
 FEW_NUMBERS = 3  # must agree where one side has one more
 
 
@@ -139,7 +139,7 @@ class HeldoutIndex:
 def _features(reading: Reading) -> set[str]:
     """What a question is looked up by: its words, the pairs of neighbouring symbols in its formulas, that its numbers tell."""
     found = {token for token in reading.tokens if token[0].isalpha()} | {f"{a} {b}" for a, b in formula_pairs(reading)}
-    return found | {"#"} if sum(value > LARGE for value in numbers_of(reading)) >= FEW_NUMBERS else found
+    return found | {"#"} if sum(max(value.numerator, value.denominator) for value in numbers_of(reading)) > LARGE else found
 
 
 def _without_one(reading: Reading) -> list[str]:

@@ -15,35 +15,18 @@ This file does not know how two readings are compared (`same` does).
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
 from headway.problems.likeness.dressing import without_choices, without_label
+from headway.problems.likeness.markup import is_place, place, plain_characters, without_markup
 from headway.problems.likeness.numerals import NUMBER, incidental, merge, value_of
 
 LONGEST = 8_000  # characters of a question that are read: enough for any, and a bound on the work
-_CHARACTERS = {
-    "’": "'", "‘": "'", "`": "'", "“": '"', "”": '"', "−": "-", "–": "-", "—": " - ", "×": "*", "·": "*", "⋅": "*",
-    "÷": "/", "∶": ":",
-    "≤": "<=", "≥": ">=", "≠": "!=", "≡": " \\equiv ", "°": " \\circ ", "√": " \\sqrt ", "∞": " \\infty ", "…": " ",
-    "½": " 1/2", "¼": " 1/4",
-    "¾": " 3/4", "⅓": " 1/3", "⅔": " 2/3", "⅕": " 1/5", "⅛": " 1/8", "。": ". ", "、": ", ", "，": ", ",
-    "¿": " ", "¡": " ", "\xa0": " ",
-    "~": " ",
-    "π": " \\pi ", "θ": " \\theta ", "α": " \\alpha ", "β": " \\beta ", "∑": " \\sum ", "∫": " \\int ", "∠": " \\angle ",
-    "△": " \\triangle ",
-    "⌈": " \\lceil ", "⌉": " \\rceil ", "⌊": " \\lfloor ", "⌋": " \\rfloor ",
-    "∈": " \\in ", "⊥": " \\perp ", "∥": " \\parallel ", "€": "$", "£": "$",
-    "¢": " cents",
-}  # fmt: skip
-_TABLE = str.maketrans(_CHARACTERS)
-_SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ"
-_RAISED = re.compile(f"[{_SUPERSCRIPTS}]+")
-_LOWERED = str.maketrans(_SUPERSCRIPTS, "0123456789+-n")
-_SUBSCRIPTS = re.compile("[₀-₉]+")
 _DRAWING = re.compile(r"\[asy\].*?(?:\[/asy\]|\Z)", re.DOTALL)
+WORDED = 3  # small numbers in words of which each may be left out
+_DRAWN = re.compile(r'label\([^;]*?"([^"]*)"')
 _INSTRUCTION = re.compile(
     r"(?:please |kindly |now |and |you (?:should|must) )*(?:(?:give|express|enter|write|provide|present|state|report|put"
     r"|box|round|leave|submit|output|return|show)\b"
@@ -64,47 +47,12 @@ _PREFIX = re.compile(r"\b(anti|co|counter|multi|non|over|pre|re|semi|un|under)-(
 _ENDING = re.compile(
     r"(?<=[.?!])[\"')\]$]*\s+|(?<=[?])|\n\s*\n|(?<=[a-z)]):\s+(?=[A-Z\d(\[«#*])|\s+(?=(?:Let's think|Please reason) step)"
 )
-_TEX = (
-    (re.compile(r"(?<=\d),\\!(?=\d)"), ","), (re.compile(r"\\[dtc]frac(?![a-z])"), r"\\frac"), (re.compile(r"\\[\[\]()]"), " "),
-    (re.compile(r"\$(\d[\d.,/]*)\$"), r"\1"), (re.compile(r"\$\s*\\?%"), "%"),
-    (re.compile(r"(\\sqrt|\^|_)\s*\{([^{}]*)\}"), r"\1 \2 "),
-    (re.compile(r"\\(?:left|right|bigg?l?|bigg?r?|Bigg?[lr]?|displaystyle|quad|qquad|limits|middle"
-                r"|ldots|cdots|dots|dotsm|dotsb|cdotp)(?![a-zA-Z])|\\[,;:!]|\\ "), " "),
-    (re.compile(r"\^\s*\\circ(?![a-z])"), r" \\circ "),
-    (re.compile(r"\\(?:text|textbf|textit|mbox|mathrm|mathbf|operatorname|overline|mathcal|boldsymbol|emph"
-                r"|textrm|underline)\*?\s*(?=\{)"), " "),
-    (re.compile(r"\\(?:begin|end)\s*\{[a-zA-Z]+\*?\}(?:\{[lcr|]+\})?"), " "),
-    (re.compile(r"\\(?:leq|leqslant|le)(?![a-zA-Z])"), "<="), (re.compile(r"\\(?:geq|geqslant|ge)(?![a-zA-Z])"), ">="),
-    (re.compile(r"\\(?:neq|ne)(?![a-zA-Z])"), "!="), (re.compile(r"\\(?:cdot|times|ast)(?![a-zA-Z])"), "*"),
-    (re.compile(r"\\div(?![a-zA-Z])"), "/"), (re.compile(r"\\(?:lt)(?![a-zA-Z])"), "<"), (re.compile(r"\\gt(?![a-zA-Z])"), ">"),
-    (re.compile(r"\\(?:pmod|bmod|mod)(?![a-zA-Z])"), " mod "), (re.compile(r"\\%"), "%"),
-    (re.compile(r"\{([^{}]*)\\over(?![a-zA-Z])([^{}]*)\}"), r"\\frac{\1}{\2}"),
-    (re.compile(r"(\$\s*\d*\.\d\d) cents?\b"), r"\1"),  # "$0.50 cents"
-    (re.compile(r"\\frac\s*\{\s*(\d+)\s*\}\s*\{\s*(\d+)\s*\}"), r" \\frac \1/\2 "), (re.compile(r"\\[$]"), " "),
-    (re.compile(r"\\mid(?![a-zA-Z])|\\vert(?![a-zA-Z])|\\[lr]vert(?![a-zA-Z])"), "|"),
-    (re.compile(r"\\degree(?![a-zA-Z])"), r"\\circ"),
-)  # fmt: skip
-_FRACTION = re.compile(r"\\frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
-_BRACKETED = re.compile(r"\(\s*(\d{1,9})\s*\)/\(\s*(\d{1,9})\s*\)")  # (1)/(2), as scripts write \frac{1}{2}
-_TITLE = re.compile(r"\b(mr|mrs|ms|dr|st)\.", re.IGNORECASE)  # no end of a sentence
-_PER_HOUR = re.compile(r"(?<![a-z])mph\b", re.IGNORECASE)
-_DECADE = re.compile(r"\b(a|one|the|per|each|every)\s+decade\b", re.IGNORECASE)
-_DOTS = re.compile(r"\.{3,}")
-_UNIT_POWER = re.compile(
-    r"\b(cm|mm|km|in|ft|yd|mi|inch(?:es)?|feet|foot|yards?|(?:centi|milli|kilo)?met(?:er|re)s?|miles?|units?)[.}\s]*\^\s*\{?\s*[23]\b\s*\}?",
-    re.IGNORECASE,
-)
-_TRANSPOSED = re.compile(r"([)}\]])\s*\^\s*\{?\s*(?:T\b|\\top\b|\\intercal\b)\s*\}?")  # (1, 2)^T, the column written in a line
-_TIME = re.compile(r"\b(half|(?:a |one )?quarter|three[- ]quarters)(?: of)?[ -](?:an |a |one )?hour\b", re.IGNORECASE)
 _TOKEN = re.compile(rf"{NUMBER}|[^\W\d_]+(?:'[^\W\d_]+)*|\\[a-zA-Z]+|\\\\|<=|>=|!=|\*\*|[^\s]")
 _LETTER = re.compile(r"(?<![\w'’])[b-z](?![\w'])")  # a variable that stands alone
-_ORDINAL = re.compile(r"(?<![/\d.])(\d+)(?:\s*\^?\s*\{?\s*(?:\\text\w*\s*)?\{?\s*(?:st|nd|rd|th)\b\s*\}?\s*\}?)")
-_LETTERS = str.maketrans("0123456789", "abcdefghij")  # a place is no number
-PLACE = "ord"  # how a place begins: "orde" is the fourth
 _PLACES_WORDS = """
     third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth
 """
-_PLACES = {word: PLACE + str(3 + i).translate(_LETTERS) for i, word in enumerate(_PLACES_WORDS.split())}
+_PLACES = {word: place(str(3 + i)) for i, word in enumerate(_PLACES_WORDS.split())}
 _FUNCTIONS_WORDS = """
     sin cos tan arcsin arccos arctan log ln sqrt frac pi degree cot sec csc sum binom lfloor rfloor lceil rceil prod
 """
@@ -155,11 +103,12 @@ IRREGULAR = frozenset(_BASE)  # words whose forms are known
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """`tokens` of all sentences in order ("#1/2" a number, "~x" a variable, "~+" an operator, words as stems), `ends` (how many
-    tokens each sentence closes with), `keys` (the sorted values that must agree: all, those that count no company, those without
-    small numbers in words, those without incidental ones; one must be the other side's, too), `names` (stems that look like
-    proper names), and `words`, the words as they stand in order. `asked` are the words of the question itself, whose tokens
-    begin at `asked_at`; `formulas` are the runs of numbers, variables, operators and functions between words."""
+    """`tokens` of all sentences in order ("#1/2" a number, "~x" a variable, "~+" an operator, words as stems), `ends` (how
+    many tokens each sentence closes with), `keys` (the sorted values that must agree: all; those that count no company;
+    without small numbers in words, or one of these; without incidental ones; with drawn ones; one must be the other
+    side's, too), `names` (stems that look like proper names), and `words`, the words as they stand in order. `asked` are
+    the words of the question itself, whose tokens begin at `asked_at`; `formulas` are the runs of numbers, variables,
+    operators and functions between words; `drawn` the numbers that a drawing shows, which a rewriting may tell."""
 
     tokens: tuple[str, ...]
     ends: tuple[int, ...]
@@ -169,6 +118,7 @@ class Reading:
     asked: tuple[str, ...]
     asked_at: int
     formulas: tuple[tuple[str, ...], ...]
+    drawn: frozenset[Fraction] = frozenset()
 
 
 def read_question(question: str) -> Reading:
@@ -204,14 +154,29 @@ def read_question(question: str) -> Reading:
                     if value > 12 or value.denominator > 1 or str(value) in lower:
                         firm.add(value)
         words += [token.lower().removesuffix("'s") for token in lower if token[0].isalpha() and len(token) > 1]
-        said = _symbols(numbered, letters)
+        said = _symbols(_told(numbered), letters)
         tokens += [token for token in said if token]
         formulas += _formulas(said)
         ends.append(len(tokens))
-    keys = tuple(dict.fromkeys(" ".join(map(str, sorted(values))) for values in (every, hard, firm, core, firm & core)))
-    return Reading(
-        tuple(tokens), tuple(ends), keys, frozenset(names), tuple(words), tuple(words[asked_from:]), asked_at, tuple(formulas)
-    )
+    drawn = _drawn(question)
+    sets = [every, hard, firm, core, firm & core, every | drawn, *(every - {value} for value in sorted(every - firm)[:WORDED])]
+    keys = tuple(dict.fromkeys(" ".join(map(str, sorted(values))) for values in sets))
+    asked = tuple(words[asked_from:])
+    return Reading(tuple(tokens), tuple(ends), keys, frozenset(names), tuple(words), asked, asked_at, tuple(formulas), drawn)
+
+
+def _drawn(question: str) -> frozenset[Fraction]:
+    r"""The numbers in the labels of a question's drawings, but 0, 1 and 2.
+
+    >>> [*map(str, _drawn('[asy] label("$124$",(2,3),SW); draw((0,0)--(10,0)); [/asy]'))]
+    ['124']
+    """
+    if "[asy]" not in question:
+        return frozenset()
+    labels = [text for drawing in _DRAWING.findall(question[:LONGEST]) for text in _DRAWN.findall(drawing)]
+    tokens = [token for text in labels for token in merge(_TOKEN.findall(without_markup(text.replace("^", " "))))]
+    values = {value_of(token) for token in tokens}
+    return frozenset(value for value in values if value is not None and value > 2)
 
 
 def _asked_last(parts: list[str]) -> list[str]:
@@ -240,42 +205,16 @@ _CONDITION = re.compile(r"\b(?:if|given that|assuming|suppose|provided)\b", re.I
 
 def sentences(question: str) -> list[str]:
     """The sentences of a question in plain characters, without drawings, choices, numbering and instructions."""
-    text = question[:LONGEST].translate(_TABLE)
-    if not text.isascii():
-        text = _RAISED.sub(lambda found: "^{" + found.group().translate(_LOWERED) + "}", text)
-        text = _SUBSCRIPTS.sub(lambda found: "_" + unicodedata.normalize("NFKC", found.group()), text)
-        text = unicodedata.normalize("NFKC", text)
+    text = plain_characters(question[:LONGEST])
     if "[asy]" in text:
         text = _DRAWING.sub(" ", text)
     text = without_choices(text)
-    text = _DOTS.sub(" ", without_label(text) or text)
-    if "\\begin{cases}" in text or "\\begin{align" in text:
-        text = text.replace("&", " ")
-    if "\\" in text or "$" in text:
-        for pattern, replacement in _TEX:
-            text = pattern.sub(replacement, text)
-    for _ in range(3):  # symbolic fractions, from the inside out; those of whole numbers are read as numbers
-        text, changed = _FRACTION.subn(r" (\1) / (\2) ", text) if "\\frac" in text else (text, 0)
-        if not changed:
-            break
-    if ")/(" in text:
-        text = _BRACKETED.sub(r" \1/\2 ", text)
-    if "^" in text:
-        text = _TRANSPOSED.sub(r"\1", _UNIT_POWER.sub(r"\1 ", text))
-    text = _PER_HOUR.sub(" miles per hour", _TITLE.sub(r"\1", _TIME.sub(_minutes, text)))
-    text = _DECADE.sub(r"\1 10 years", text)
-    text = _ORDINAL.sub(lambda found: f" {PLACE}{found[1].translate(_LETTERS)} ", text)
-    text = _HYPHEN.sub("\u2011", _PREFIX.sub(r"\1", text))
+    text = _HYPHEN.sub("\u2011", _PREFIX.sub(r"\1", without_markup(without_label(text) or text)))
     parts = [" ".join(part.split()) for part in _ENDING.split(text) if part.strip()]
     asked = [part for part in parts if not _INSTRUCTION.match(part.strip(" *(")) or _BASE_ASKED.search(part)] or parts
     if not asked:
         return []
     return [part for part in (without_label(part + " ").strip() for part in asked) if part] or asked
-
-
-def _minutes(found: re.Match[str]) -> str:
-    first = found[1].lower()
-    return f"{30 if first == 'half' else 45 if first[0] == 't' else 15} minutes"
 
 
 def stem(word: str) -> str:
@@ -303,6 +242,23 @@ def stem(word: str) -> str:
     return word
 
 
+_OPERATOR_WORDS = {"plus": "+", "minus": "-", "equals": "=", "times": "*", "multiplied": "*", "divided": "/"}
+
+
+def _told(tokens: list[str]) -> list[str]:
+    """The tokens with formulas that are told in words as symbols: "7 times x", "the square root of 53"."""
+    out: list[str] = []
+    for i, token in enumerate(tokens):
+        before, after = tokens[i - 1] if i else "", tokens[i + 1] if i + 1 < len(tokens) else ""
+        if token in _OPERATOR_WORDS and (after == "by" or len(after) == 1 or after[:1] in ("#", "\\")):
+            out.append(_OPERATOR_WORDS[token] if before[:1] == "#" or len(before) == 1 else token)
+        elif token == "root" and before == "square":
+            out[-1] = "sqrt"
+        else:
+            out.append(token)
+    return out
+
+
 def _symbols(tokens: list[str], letters: set[str]) -> list[str]:
     """What is compared of a sentence's tokens, with "" for each stop word and between two equations. `letters` are variables
     of the text, whose products ("xyz") are none of its words."""
@@ -326,7 +282,7 @@ def _symbols(tokens: list[str], letters: set[str]) -> list[str]:
             if not (token in "-/" and _is_word(before) and _is_word(after)):
                 out.append(token)
         elif len(token) == 1:
-            if token.isalpha() and (token not in "aAI" or _is_formula(before) or _is_formula(after)):
+            if token.isalpha() and (token not in "aAI" or _is_letter(before, after)):
                 out.append("~" + token)
         elif token[0] == "\\":
             out.append(("~" if token[1:].lower() in _GREEK else "") + token[1:].lower())
@@ -335,7 +291,7 @@ def _symbols(tokens: list[str], letters: set[str]) -> list[str]:
         elif len(token) < 4 and token not in STOP and letters.issuperset(token):
             out += ["~" + letter for letter in token]  # xyz, where x, y and z were named
         elif token not in STOP:
-            out.append(_PLACES.get(token) or stem(token))
+            out.append(_PLACES.get(token) or (token if is_place(token) else stem(token)))
         else:
             out.append("")
     return out
@@ -346,7 +302,8 @@ def _formulas(said: Sequence[str]) -> list[tuple[str, ...]]:
     found: list[tuple[str, ...]] = []
     chunk: list[str] = []
     for token in (*said, ""):
-        if token and (token[0] in "#~" or token in OPERATORS or token in _FUNCTIONS):
+        is_index = bool(chunk) and chunk[-1][0] == "~" and is_place(token)  # x_{531}
+        if token and (token[0] in "#~" or is_index or token in OPERATORS or token in _FUNCTIONS):
             chunk.append(token)
             continue
         if len(chunk) > 1 and any(one[0] == "~" or one in OPERATORS for one in chunk):
@@ -367,6 +324,16 @@ def numbers_of(reading: Reading) -> set[Fraction]:
     return {value for token in reading.tokens if (value := value_of(token)) is not None}
 
 
+def numbers_apart(a: Reading, b: Reading) -> tuple[set[Fraction], set[Fraction], set[Fraction]]:
+    """The numbers that two questions share, those of `a` alone and those of `b` alone. What is drawn on one side may be told on
+    the other or left out; where both have a drawing, they are compared."""
+    told_a, told_b = numbers_of(a), numbers_of(b)
+    if a.drawn and b.drawn:
+        told_a, told_b = told_a | a.drawn, told_b | b.drawn
+    shared = (told_a & (told_b | b.drawn)) | (told_b & a.drawn)
+    return shared, told_a - shared, told_b - shared
+
+
 _ARITHMETIC = ("+", "-", "=", "^")
 _NO_PRODUCT = STOP | _PLAIN_FUNCTIONS | _UNITS | {"sum", "arc", "max", "min"}
 
@@ -379,9 +346,16 @@ def _is_formula(token: str) -> bool:
     return bool(token) and (token in OPERATORS or token in "{}()_$,=" or token[0] in "#\\")
 
 
+def _is_letter(before: str, after: str) -> bool:
+    """Is an "a" between two tokens a variable? Not in "half a pound"."""
+    return _is_formula(after) or (_is_formula(before) and not (before[0] == "#" and _is_word(after)))
+
+
 def _collect_names(raw: list[str], names: set[str]) -> None:
-    """Add the stems of capitalised words, except stop words."""
+    """Add the stems of capitalised words, except stop words, and of points and lines ("ABC")."""
     for token in raw:
+        if 1 < len(token) < 5 and token.isupper() and token.lower() not in _UNITS:
+            names.add(stem(token.lower()))
         if len(token) > 1 and token[0].isupper() and token[1:].islower():
             lower = token.lower()
             if lower.removesuffix("'s") not in STOP:

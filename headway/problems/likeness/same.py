@@ -1,78 +1,94 @@
-r"""Are two questions one problem in other words? A score of what they share, and what speaks against it.
+r"""Are two questions one problem in other words? A score of what they share and lack, and what speaks against it.
 
-    1. numbers    the values that must agree (reading.keys) agree, or one side has one more
-    2. score      2 * shared weight / weight of both, over word stems (1; everyday words 0.5; names 0.25), numbers (1 to 2.5) and
-                  symbols of formulas (0.5, variables by the order in which they appear); where that is nearly enough, also
-                  words of one form (`morphology.akin`)
-    3. evidence   the shared weight itself, with NAME for each shared name: two short everyday questions with equal small numbers
-                  are no proof
-    4. conflicts  what speaks against it (`conflict`): another number, sign, opposite, place, or question
+    score = 1 / (1 + exp(-(BIAS + sum of WEIGHTS * traits)))
 
-Two questions are the same problem when score, evidence and the share of the words reach one of the bars, and there is no
-conflict. The verdict depends on nothing but the two texts. It cannot follow a rewriting that computes (90 minutes as an hour and
-a half), nor another language.
+    traits   words      shared | on one side only | the share of the shorter question's
+             numbers    shared | on one side only | 0, 1, 2 on one side only | one beyond LARGE shared | all in the same order
+             formulas   the share of pairs of neighbouring symbols | pairs on one side only
+             names      shared
 
-This file does not know which questions are worth comparing (`clean` does), nor any reference.
+Amounts count as log(1 + weight): word stems weigh 1, everyday words 1/2, names 1/4; a synonym (`vocabulary`) or a word of one
+form (`morphology.akin`) SYNONYM of that; numbers 1 to 2.5 (0, 1, 2: 0.3); pairs of symbols 1, with variables by the order in
+which they appear. The weights were fitted once, by logistic regression, to tell rewritings of evaluation questions (by hand,
+by a script, by a language model) from different questions with the same numbers; they are constants since.
+
+Two questions are the same problem when the score reaches ENOUGH and nothing speaks against it (`conflict`): another number,
+sign, opposite, place, or question. The verdict depends on nothing but the two texts. It cannot follow a rewriting that computes
+(90 minutes as an hour and a half), nor another language.
+
+This file does not know which questions are worth comparing (`overlap` does), nor any reference.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, replace
-from difflib import SequenceMatcher, get_close_matches
+from difflib import get_close_matches
 from fractions import Fraction
 from itertools import pairwise
+from math import exp, log1p
+from typing import NamedTuple
 
 from headway.problems.likeness.conflict import COMMON, conflicts
 from headway.problems.likeness.morphology import akin
 from headway.problems.likeness.opposites import OPPOSABLE
-from headway.problems.likeness.reading import IRREGULAR, Reading, numbers_of, renamed, stem
+from headway.problems.likeness.reading import IRREGULAR, Reading, numbers_apart, renamed, stem
+from headway.problems.likeness.vocabulary import EVERYDAY, synonymous
 
-# what is enough: (score, evidence, share of the words). The surer a pair is by one, the less is asked of the others.
-ENOUGH = ((0.5, 5.0, 0.25), (0.6, 4.0, 0.35), (0.7, 6.0, 0.15), (0.8, 3.0, 0.25))
-MANY_NUMBERS = (0.5, 8.0, 0.12)  # where NUMBERS or more stand in the same order on both sides
-NUMBERS = 4
-EQUAL_REFERENCES = ((0.5, 4.5, 0.25),)
-OTHER_REFERENCES = ((0.85, 8.0, 0.25),)
-NO_NUMBERS = ((0.5, 8.0, 0.4), (0.7, 4.0, 0.6), (0.6, 5.0, 0.25), (0.8, 3.0, 0.25))  # where no number is shared, or one small one
-RARE = (0.7, 3.5, 0.4)  # where they share a number that few questions have
-RARE_NUMBERS = (0.65, 7.0, 0.0)  # where they share FEW of these
-FEW = 3
-ONE_NUMBER_MORE = ((0.6, 8.0, 0.35),)  # where one side has a number more
-NAME = 0.75  # further evidence of each shared name
-SKELETON = 0.65  # of all words in order: a text with the same numbers in the same order has other names and things only
-NEARLY = 0.35  # score from which on words are also compared by their form (`morphology.akin`)
-LOWEST = 0.5  # score of any bar
+ENOUGH = 0.33  # score: a training question that is lost costs little, an evaluation question that is learnt much
+EQUAL_REFERENCES = 0.2
+OTHER_REFERENCES = 0.9
+SYNONYM = 0.7  # of a word's weight
+LARGE = 100  # a number beyond it is no coincidence
+NAMES = 3  # that count
 LIKE = 0.86  # difflib's ratio from which on a word is another one misspelt
 
-_EVERYDAY_WORDS = """
-    day cost buy hour money week left leav year spend minut pay sell remain second long friend rest month new work stor
-    school eat peopl person start use dollar giv mil earn averag pound student old box pric car book end run class hous
-    receiv foot feet sav piec put add trip away shop collect back pair equal different worth read inch squar pag full set
-    weigh cent percentag group siz item people bring only find first last previous positiv integ sum real point function
-    equation express fraction common simplest enter term possibl numb valu answer
-"""
-_EVERYDAY = frozenset(_EVERYDAY_WORDS.split())
+
+class Traits(NamedTuple):
+    """What a pair has in common and what not: "missing" is on one side only, `contained` the share of the shorter one's words."""
+
+    contained: float
+    words: float
+    words_missing: float
+    numbers: float
+    numbers_missing: float
+    symbols_share: float
+    symbols_missing: float
+    in_order: float
+    names: float
+    large: float
+    small_missing: float
+
+
+BIAS = -6.42
+WEIGHTS = Traits(
+    contained=2.50,
+    words=4.55,
+    words_missing=-1.56,
+    numbers=2.71,
+    numbers_missing=-1.59,
+    symbols_share=6.45,
+    symbols_missing=-0.42,
+    in_order=0.67,
+    names=0.52,
+    large=2.81,
+    small_missing=-1.46,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Likeness:
-    """How alike two questions are: `score` in [0, 1], the shared weight (`evidence`, of it `symbols` in
-    formulas), the `bars` of which one must be reached, the share of `words`, and the `conflicts`
-    ("numbers: 5 | 7", ...) that outweigh it.
+    """How alike two questions are: `score` in [0, 1], what it must reach (`enough`), and the `conflicts` ("numbers: 5 | 7", ...)
+    that outweigh it.
 
     `is_same` says whether they are one problem. `shared_numbers` and `shared_words` are what was found on both sides.
     """
 
     score: float
-    evidence: float
-    words: float
-    symbols: float
-    bars: tuple[tuple[float, float, float], ...]
+    enough: float
     conflicts: tuple[str, ...]
     shared_numbers: tuple[str, ...]
     shared_words: tuple[str, ...]
-    skeleton: bool = False
 
     @property
     def is_same(self) -> bool:
@@ -82,75 +98,64 @@ class Likeness:
     @property
     def is_close(self) -> bool:
         """Would it be, without conflicts?"""
-        return self.skeleton or any(
-            self.score >= score and self.evidence >= evidence and (self.words >= words or self.symbols >= 0.25 * self.evidence)
-            for score, evidence, words in self.bars
-        )
+        return self.score >= self.enough
 
 
 def compare(a: Reading, b: Reading, answers: int = 0) -> Likeness:
     """The likeness of two questions. Conflicts are only looked for where the score would suffice.
 
-    `answers` says what is known of the two references: 1 equal, -1 different, 0 nothing. Equal ones lower the thresholds a
-    little, different ones raise them, since a copied problem may carry a wrong reference; neither decides.
+    `answers` says what is known of the two references: 1 equal, -1 different, 0 nothing. Equal ones lower the threshold a
+    little, different ones raise it, since a copied problem may carry a wrong reference; neither decides.
     """
-    names = a.names | b.names
+    enough = EQUAL_REFERENCES if answers > 0 else OTHER_REFERENCES if answers < 0 else ENOUGH
     words_a, words_b = _words(a), _words(b)
     if len(words_a & words_b) >= 0.4 * min(len(words_a), len(words_b)):
         a = _corrected(a, b)
         b = _corrected(b, a)
         words_a, words_b = _words(a), _words(b)
-    common = sorted(words_a & words_b)
-    shared = 2 * sum(_weight(word, names) for word in common)
-    both = all_words = sum(_weight(word, names) for word in (*words_a, *words_b))
-    words = shared / both if both else 1.0
-    numbers_a, numbers_b = numbers_of(a), numbers_of(b)
-    shared += 2 * sum(map(_number_weight, numbers_a & numbers_b))
-    both += sum(map(_number_weight, numbers_a)) + sum(map(_number_weight, numbers_b))
-    symbols_a, symbols_b = formula_pairs(a), formula_pairs(b)
-    agreeing = (symbols_a & symbols_b).total()
-    shared += agreeing
-    both += 0.5 * (symbols_a.total() + symbols_b.total())
-    score = shared / both if both else 0.0
-    numbers = tuple(str(value) for value in sorted(numbers_a & numbers_b))
-    evidence = shared / 2 + NAME * len({*common} & names)
-    found = Likeness(score, evidence, words, agreeing / 2, _bars(a, b, answers), (), numbers, tuple(common))
-    one, other = words_a - words_b, words_b - words_a
-    if not found.is_close and score >= NEARLY and score + 2 * min(len(one), len(other)) / max(both, 1.0) >= LOWEST:
-        related = sum(_weight(word, names) for word in _related(one, other))
-        score, words, evidence = score + 2 * related / both, words + 2 * related / max(all_words, 1.0), evidence + related
-        found = replace(found, score=score, words=words, evidence=evidence)
-    if not found.is_close and answers >= 0 and _is_skeleton(a, b, found):
-        found = replace(found, skeleton=True)
-    if not found.is_close:
-        return found
-    return replace(found, conflicts=conflicts(a, b))
+    common, one, other = words_a & words_b, words_a - words_b, words_b - words_a
+    names = a.names | b.names
+    weight = sum(_weight(word, names) for word in common)
+    rest_a, rest_b = (sum(_weight(word, names) for word in side) for side in (one, other))
+    traits = _traits(a, b, len(common & names))
+    score = _score(traits, weight, rest_a, rest_b, SYNONYM * min(rest_a, rest_b))
+    if score >= enough:  # it can be reached at all, if every word has a synonym
+        score = _score(traits, weight, rest_a, rest_b, SYNONYM * _related(one, other, names))
+    numbers = tuple(str(value) for value in sorted(numbers_apart(a, b)[0]))
+    found = Likeness(score, enough, (), numbers, tuple(sorted(common)))
+    return replace(found, conflicts=conflicts(a, b)) if found.is_close else found
 
 
-def _bars(a: Reading, b: Reading, answers: int) -> tuple[tuple[float, float, float], ...]:
-    """What this pair must reach: one of these (score, evidence, share of words)."""
-    if answers < 0:
-        return OTHER_REFERENCES
-    if not {*a.keys} & {*b.keys}:
-        return ONE_NUMBER_MORE
-    shared = [value for value in numbers_of(a) & numbers_of(b) if value > 2 or value.denominator > 1]
-    if sum(map(_number_weight, shared)) <= 1:
-        return NO_NUMBERS
+def _traits(a: Reading, b: Reading, names: int) -> Traits:
+    """The traits of a pair, but for its words."""
+    shared, only_a, only_b = numbers_apart(a, b)
+    missing = only_a | only_b
+    small = {value for value in missing if value in (0, 1, 2)}
     in_order, others = ([token for token in one.tokens if token[0] == "#" and token not in COMMON] for one in (a, b))
-    many = (MANY_NUMBERS,) if in_order == others and len({*in_order}) >= NUMBERS else ()
-    count = sum(max(value.numerator, value.denominator) > 100 for value in shared)
-    rare = (RARE, RARE_NUMBERS)[: (count > 0) + (count >= FEW)]
-    return (*ENOUGH, *many, *rare, *(EQUAL_REFERENCES if answers > 0 else ()))
+    symbols_a, symbols_b = formula_pairs(a), formula_pairs(b)
+    agreeing, symbols = (symbols_a & symbols_b).total(), symbols_a.total() + symbols_b.total()
+    return Traits(
+        contained=0.0,
+        words=0.0,
+        words_missing=0.0,
+        numbers=log1p(sum(map(_number_weight, shared))),
+        numbers_missing=log1p(sum(map(_number_weight, missing - small))),
+        symbols_share=2 * agreeing / (symbols or 1),
+        symbols_missing=log1p(symbols - 2 * agreeing),
+        in_order=log1p(len({*in_order})) if in_order == others else 0.0,
+        names=min(names, NAMES),
+        large=float(any(max(value.numerator, value.denominator) > LARGE for value in shared)),
+        small_missing=len(small),
+    )
 
 
-def _is_skeleton(a: Reading, b: Reading, found: Likeness) -> bool:
-    """The same numbers in the same order in nearly the same words in the same order: names and things may differ."""
-    numbers_a, numbers_b = ([token for token in one.tokens if token[0] == "#"] for one in (a, b))
-    if a.tokens == b.tokens and a.tokens:
-        return True
-    if found.score < 0.5 or numbers_a != numbers_b or len(numbers_a) < 2 or min(len(a.words), len(b.words)) < 12:
-        return False
-    return SequenceMatcher(None, a.words, b.words, autojunk=False).ratio() >= SKELETON
+def _score(traits: Traits, shared: float, rest_a: float, rest_b: float, related: float) -> float:
+    """The score of traits with the weight of the shared words, of those on one side, and of related ones among these."""
+    same, shorter = shared + related, min(rest_a, rest_b) + shared
+    traits = traits._replace(
+        contained=same / max(shorter, 0.5), words=log1p(same), words_missing=log1p(rest_a + rest_b - 2 * related)
+    )
+    return 1 / (1 + exp(-BIAS - sum(weight * trait for weight, trait in zip(WEIGHTS, traits, strict=True))))
 
 
 def _corrected(reading: Reading, other: Reading) -> Reading:
@@ -173,15 +178,16 @@ def _corrected(reading: Reading, other: Reading) -> Reading:
     return replace(reading, tokens=tokens, words=words, asked=asked)
 
 
-def _related(one: set[str], other: set[str]) -> list[str]:
-    """For each word of `one` that is akin to a word of `other` the shorter of the two; every word is used once."""
-    found: list[str] = []
+def _related(one: set[str], other: set[str], names: frozenset[str]) -> float:
+    """The weight of the words of `one` with a synonym or a word of one form in `other`; every word is used once."""
+    found = 0.0
     free = sorted(other)
     for word in sorted(one):
-        match = next((second for second in free if akin(word, second)), None)
+        match = next((second for second in free if synonymous(word, second)), None)
+        match = match or next((second for second in free if akin(word, second)), None)
         if match:
             free.remove(match)
-            found.append(min(word, match, key=len))
+            found += min(_weight(word, names), _weight(match, names))
     return found
 
 
@@ -190,13 +196,13 @@ def _words(reading: Reading) -> set[str]:
 
 
 def _weight(word: str, names: frozenset[str]) -> float:
-    return 0.25 if word in names else 0.5 if word in _EVERYDAY else 1.0
+    return 0.25 if word in names else 0.5 if word in EVERYDAY else 1.0
 
 
 def _number_weight(value: Fraction) -> float:
     """How much a shared number tells: 7 little, 57/160 much."""
     size = max(value.numerator, value.denominator)
-    return 2.5 if value.denominator > 1 else 1.0 if size <= 10 else 1.5 if size <= 100 else 2.5
+    return 0.3 if value in (0, 1, 2) else 2.5 if value.denominator > 1 else 1.0 if size <= 10 else 1.5 if size <= 100 else 2.5
 
 
 def formula_pairs(reading: Reading) -> Counter[tuple[str, str]]:
