@@ -13,8 +13,9 @@ and a total for each kind:
     look-alike   one operation of `paraphrases.CHANGING`; "by a script": of `scripted.OTHERS`
     hand         tests/cases/decontamination.jsonl: rewritten one by one; look-alikes by changed numbers, operators, questions.
                  Batch 1 is by the author of the comparison, batch 2 was written before the comparison was read, batches 3
-                 to 9 before they were measured; of 2 (in part) and 9 only shares were seen. Batch 10, by style: rewritten by a
-                 language model that saw only the question; look-alikes by it with other numbers
+                 to 9 before they were measured; of 2 (in part) and 9 only shares were seen. Batches 10 to 12,
+                 by style: rewritten by a language model that saw only the question; look-alikes by it with other numbers;
+                 of 12 and half of 10 only shares were seen
     natural      GSM8K's training questions against all evaluation sets, and each evaluation set against itself, without equal
                  references
 
@@ -87,7 +88,7 @@ def hand(data: Path, part: str) -> Iterator[tuple[dict[str, Any], Problem, str]]
     files: dict[str, list[Problem]] = {}
     for row in map(json.loads, CASES.read_text(encoding="utf-8").splitlines()):
         file, number = row["source"].split(":")
-        if row["part"].rstrip("23") != part:
+        if row["part"].rstrip("234") != part:
             continue
         if not row["original"] and file not in files:
             files[file] = load(SourceConfig(data=str(data / "eval" / file), split=Split.HELDOUT))
