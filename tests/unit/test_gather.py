@@ -124,10 +124,10 @@ def test_gsm8k_with_its_test_set_and_the_benchmarks():
     sources += [SourceConfig(data=str(path), split="heldout") for path in sorted((SHARED / "eval").iterdir())]
     problems, funnels = gather(config(*sources), always, seed=0)
     assert sum(p.split is Split.HELDOUT for p in problems) == 2919  # 30 + 30 + 40 + 1,319 + 500 + 1,000
-    assert sum(p.split is Split.TRAIN for p in problems) == 7473
+    assert sum(p.split is Split.TRAIN for p in problems) == 7471  # two that resemble one by chance, with the same answer
     leaky = [*sources, SourceConfig(data=str(SHARED / "eval" / "gsm8k_test.jsonl"), count=100)]
     assert gather(config(*leaky), always, seed=0)[1][2].dropped["equals a held-out question"] == 100
-    assert funnels[2].dropped == {"equals a held-out question": 0, "near a held-out question": 0}
+    assert funnels[2].dropped == {"equals a held-out question": 0, "near a held-out question": 2}
 
 
 def test_rows_that_name_no_answer_are_an_error_or_are_left_out_and_counted(tmp_path):

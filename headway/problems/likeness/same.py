@@ -36,8 +36,8 @@ from headway.problems.likeness.reading import IRREGULAR, Reading, numbers_apart,
 from headway.problems.likeness.vocabulary import EVERYDAY, synonymous
 
 ENOUGH = 0.2  # score: a training question that is lost costs little, an evaluation question that is learnt much
-EQUAL_REFERENCES = 0.12
-OTHER_REFERENCES = 0.9
+EQUAL_REFERENCES = 0.15
+OTHER_REFERENCES = 0.99
 SYNONYM = 0.7  # of a word's weight
 LARGE = 100  # a number beyond it is no coincidence
 NAMES = 3  # that count
