@@ -14,7 +14,8 @@ from typing import NamedTuple
 import torch
 
 from headway.engine.cache import BLOCK, bytes_per_position, default_positions
-from headway.engine.generation import Decode, Generation, InFlight, Limits, Watch
+from headway.engine.flight import Decode, InFlight, Limits, Watch
+from headway.engine.generation import Generation
 from headway.engine.sampling import check_options
 from headway.engine.session import LEAST_PACKED, Session
 from headway.errors import EngineError
@@ -29,6 +30,7 @@ Progress = Callable[[int, int, float], None]  # (samples done, samples in all, n
 
 _MOST_SAMPLES = 1024  # wider steps gain nothing: the products are at the machine's rate by then
 _PREFILL_TOKENS = 4096
+_AHEAD = {"cuda": 1}  # draws that the host may leave unread, by the kind of device
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +204,8 @@ class Engine:
     def _limits(self, slots: int, longest: int, whole: int) -> Limits:
         """`longest` and `whole`: the positions of the longest request, and of all that may be in flight."""
         positions = self._positions or default_positions(self.model.config, longest, compute_dtype(self.model))
-        return Limits(slots or _MOST_SAMPLES, min(positions, whole), self._prefill_tokens)
+        ahead = _AHEAD.get(self.model.device.type, 0)
+        return Limits(slots or _MOST_SAMPLES, min(positions, whole), self._prefill_tokens, ahead)
 
     def _version(self, mixes: bool) -> Callable[[bool], int]:
         """What tells the policy's version, and is told whether samples are in flight."""

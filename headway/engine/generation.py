@@ -12,90 +12,21 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from headway.engine.batch import Batch
 from headway.engine.cache import BlockCache, Strand, blocks_of
-from headway.engine.paged import Filling, decoding
-from headway.engine.sampling import Options, draw, uniforms
+from headway.engine.flight import Counts, Decode, Fill, InFlight, Limits, Prompt, Source, Watch
+from headway.engine.paged import Filling
+from headway.engine.transfer import send
 from headway.errors import EngineError
-from headway.model.head import next_logits
 from headway.model.precision import autocast, compute_dtype
 from headway.model.transformer import Decoder
 from headway.types import Completion, Request, StopReason
 from headway.watchdog import beat
-
-
-@dataclass(slots=True, eq=False)
-class InFlight:
-    """One sample that waits or is at work."""
-
-    request: int
-    index: int
-    key: int
-    max_tokens: int
-    asked: Request
-    tokens: list[int] = field(default_factory=list[int])
-    logprobs: list[float] = field(default_factory=list[float])
-    entropies: list[float] = field(default_factory=list[float])
-    versions: list[int] = field(default_factory=list[int])
-    stop_string: str = ""
-    strand: Strand | None = None  # while it is at work
-
-
-Watch = Callable[[list[InFlight]], None]
-Decode = Callable[[Sequence[int]], str]
-Source = tuple[Strand | None, int]  # a strand, and how many of its first tokens another one begins with
-
-
-@dataclass(slots=True, eq=False)
-class _Fill:
-    """Tokens on their way into a strand. `samples` become active then; new ones draw from the last hidden state."""
-
-    request: int
-    strand: Strand
-    ids: tuple[int, ...]
-    samples: list[InFlight]
-    done: int = 0
-
-
-@dataclass(slots=True, eq=False)
-class _Prompt:
-    """A prompt that several samples share, in the cache as long as one of them is at work."""
-
-    strand: Strand
-    fill: _Fill
-    hidden: Tensor | None = None  # [1, width] of its last token
-
-
-@dataclass(slots=True)
-class Counts:
-    """What a generation has done so far."""
-
-    samples: int = 0
-    finished: int = 0
-    prompt_tokens: int = 0  # through the model: of prompts, and of preempted samples once more
-    reused_tokens: int = 0  # of prompts, taken from what other samples left (`keeping`)
-    new_tokens: int = 0
-    steps: int = 0
-    preemptions: int = 0
-    prefill_seconds: float = 0.0
-    decode_seconds: float = 0.0
-    cache_bytes: int = 0  # the most there was
-    sequence_steps: int = 0  # tokens of decode steps: over `steps`, the mean batch
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """How much runs at once: samples, positions in the cache, and prompt tokens a step."""
-
-    samples: int
-    positions: int
-    prefill_tokens: int
 
 
 class Generation:
@@ -117,14 +48,13 @@ class Generation:
         self._model, self._stop, self._limits = model, stop, limits
         self._version, self._watch, self._decode = version, watch, decode
         self._cache = BlockCache(model.config, limits.positions, compute_dtype(model), model.device)
-        self._decoding = decoding(self._cache, model.device)
+        self._batch = Batch(model, self._cache)
+        self._active = self._batch.samples  # by slot
         self._requests: dict[int, Request] = {}
-        self._prompts: dict[int, _Prompt] = {}
+        self._prompts: dict[int, Prompt] = {}
         self._waiting: deque[InFlight] = deque()
-        self._fills: list[_Fill] = []
+        self._fills: list[Fill] = []
         self._ready: list[tuple[InFlight, Tensor]] = []  # whose strand is whole, and its prompt's last hidden state [1, width]
-        self._active: list[InFlight] = []  # by slot
-        self._options: Options | None = None  # of the active samples, as long as they stay the same
         self._order: dict[InFlight, int] = {}  # of admission, of all that are at work
         self._admitted = 0
         self._steps_of_room = 0  # so many steps no active sample needs another block
@@ -174,23 +104,31 @@ class Generation:
         started = time.monotonic()
         if self._fills or self._ready:
             self._fill(version)
-            self._retire()
         filled = time.monotonic()
         self.counts.prefill_seconds += filled - started
         if self._active:
             self._make_room()
         if self._active:
-            strands = [s.strand for s in self._active if s.strand is not None]
-            positions = torch.from_numpy(self._decoding.begin(strands)).to(self._model.device)
-            ids = torch.tensor([s.tokens[-1] for s in self._active], device=self._model.device)
-            with autocast(self._model):
-                hidden = self._model.decode(ids, positions, self._decoding)
-            self._draw(hidden, self._active, version)
+            self._batch.step(version)
             self.counts.steps += 1
             self.counts.sequence_steps += len(self._active)
+            self._read(self._limits.ahead)
             self.counts.decode_seconds += time.monotonic() - filled
-            self._retire()
+        if not self._order:
+            self._batch.unread.clear()  # what was drawn for samples that had ended
         return bool(self._order or self._waiting)
+
+    def _read(self, ahead: int) -> None:
+        """Take what was drawn, but for the newest `ahead` drawings, and let go of the samples that ended with it."""
+        while len(self._batch.unread) > ahead:
+            samples = self._batch.unread.popleft().read()
+            self.counts.new_tokens += len(samples)
+            for sample in samples:
+                if sample.asked.stop_strings:
+                    self._look_for_strings(sample)
+            if self._watch is not None and samples:
+                self._watch(samples)
+            self._retire(samples)
 
     def _admit(self) -> None:
         """Let the first that wait begin, as long as there are slots, and blocks for them and for those at work."""
@@ -213,7 +151,7 @@ class Generation:
                 continue
             if prompt is None:
                 fill = self._begin(sample.request, self._cache.open(is_shared=True), ids, source=source)
-                prompt = self._prompts[sample.request] = _Prompt(fill.strand, fill)
+                prompt = self._prompts[sample.request] = Prompt(fill.strand, fill)
             sample.strand = self._cache.open(prompt.strand, len(ids))
             if behind:
                 self._begin(sample.request, sample.strand, behind, sample)
@@ -233,9 +171,9 @@ class Generation:
     def _keep(self, sample: InFlight) -> None:
         """Look at a sample that has ended, before its strand is given back."""
 
-    def _begin(self, request: int, strand: Strand, ids: tuple[int, ...], *samples: InFlight, source: Source = (None, 0)) -> _Fill:
+    def _begin(self, request: int, strand: Strand, ids: tuple[int, ...], *samples: InFlight, source: Source = (None, 0)) -> Fill:
         """Queue tokens for a strand, whose blocks are taken at once; the first are copied where there is a source."""
-        fill = _Fill(request, strand, ids, list(samples), source[1])
+        fill = Fill(request, strand, ids, list(samples), source[1])
         is_there = self._cache.extend(strand, len(ids))
         assert is_there, "admission has counted the blocks"
         if source[0] is not None:
@@ -246,7 +184,7 @@ class Generation:
 
     def _fill(self, version: int) -> None:
         """One forward pass over the next prompt tokens; samples whose prompt is whole become active and draw a token."""
-        pieces: list[tuple[_Fill, int]] = []
+        pieces: list[tuple[Fill, int]] = []
         left = self._limits.prefill_tokens
         for fill in self._fills:
             if left > 0:
@@ -255,7 +193,7 @@ class Generation:
         if pieces:
             pieces.sort(key=lambda piece: piece[0].strand.end > 0)  # those that begin at 0 first
             device = self._model.device
-            ids = torch.tensor([t for fill, n in pieces for t in fill.ids[fill.done : fill.done + n]], device=device)
+            ids = send(torch.tensor([t for fill, n in pieces for t in fill.ids[fill.done : fill.done + n]]), device)
             filling = Filling(self._cache, [(fill.strand, n) for fill, n in pieces], device)
             with autocast(self._model):
                 hidden = self._model.hidden(ids, filling.positions, filling.attend)[filling.last]
@@ -269,26 +207,37 @@ class Generation:
             assert sample.strand is not None, "a sample at work has a strand"
             sample.strand.enter(len(self._active))
             self._active.append(sample)
-            self._options, self._steps_of_room = None, 0
+            self._steps_of_room = 0
+            self._batch.changes()
         fresh = [(sample, hidden) for sample, hidden in ready if not sample.tokens]
         if fresh:
-            self._draw(torch.cat([hidden for _, hidden in fresh]), [sample for sample, _ in fresh], version)
+            self._batch.begin(torch.cat([hidden for _, hidden in fresh]), [sample for sample, _ in fresh], version)
+            self._read(self._limits.ahead)
 
-    def _end_fill(self, fill: _Fill, hidden: Tensor) -> None:
+    def _end_fill(self, fill: Fill, hidden: Tensor) -> None:
         self._fills.remove(fill)
         self._ready += [(sample, hidden) for sample in fill.samples]
         if fill.strand.pool is self._cache.shared:
             self._prompts[fill.request].hidden = hidden
 
     def _make_room(self) -> None:
-        """A block for every active sample that needs one for its next token; where there is none, the youngest make way."""
+        """A block for every active sample that needs one for its next token; where there is none, the youngest make way.
+
+        All that was drawn is read first where that is known to matter: a sample is at its limit, may have to make way, or has
+        options that depend on its tokens.
+        """
+        if self._batch.unread and (self._batch.needs_tokens or any(s.drawn >= s.max_tokens for s in self._active)):
+            self._read(0)
         self._steps_of_room -= 1
         if self._steps_of_room > 0:
             return
         full = [s for s in self._active if s.strand is not None and not s.strand.room]
         for sample in sorted(full, key=self._order.__getitem__):
             while sample.strand is not None and not (self._has_free(1) and self._cache.extend(sample.strand, 1)):
-                self._preempt(max(self._order, key=self._order.__getitem__))
+                if self._batch.unread:
+                    self._read(0)
+                else:
+                    self._preempt(max(self._order, key=self._order.__getitem__))
         self._steps_of_room = min((s.strand.room for s in self._active if s.strand is not None), default=0)
 
     def _preempt(self, sample: InFlight) -> None:
@@ -304,39 +253,6 @@ class Generation:
             self._close(sample)
         self._waiting.appendleft(sample)
 
-    def _draw(self, hidden: Tensor, samples: list[InFlight], version: int) -> None:
-        """Draw one token for each sample and write it down."""
-        keys = np.array([s.key for s in samples], dtype=np.uint64)
-        positions = np.array([len(s.tokens) for s in samples], dtype=np.int64)
-        device = hidden.device
-        noise = torch.from_numpy(uniforms(keys, positions)).to(device)
-        if samples is not self._active:
-            options = self._options_of(samples)
-        else:
-            if self._options is None:
-                self._options = self._options_of(samples)
-            options = self._options
-        with autocast(self._model):  # the products of training, of the output matrix, too
-            logits = next_logits(hidden, self._model.output_weight)
-        drawn = draw(logits, noise, options)
-        if drawn.entropies is not None:
-            for sample, entropy in zip(samples, drawn.entropies.tolist(), strict=True):
-                if sample.asked.wants_entropies:
-                    sample.entropies.append(entropy)
-        for sample, token, logprob in zip(samples, drawn.tokens.tolist(), drawn.logprobs.tolist(), strict=True):
-            sample.tokens.append(token)
-            sample.logprobs.append(logprob)
-            if not sample.versions or sample.versions[-1] != version:
-                sample.versions.append(version)
-            if sample.asked.stop_strings:
-                self._look_for_strings(sample)
-        self.counts.new_tokens += len(samples)
-        if self._watch is not None:
-            self._watch(samples)
-
-    def _options_of(self, samples: Sequence[InFlight]) -> Options:
-        return Options.of([(s.asked, s.tokens) for s in samples], self._model.config.vocab_size, self._model.device)
-
     def _look_for_strings(self, sample: InFlight) -> None:
         """Note the stop string that the last token has completed, if any."""
         assert self._decode is not None, "the engine has checked that it can decode"
@@ -350,20 +266,21 @@ class Generation:
             return StopReason.STOP
         return StopReason.LENGTH if len(sample.tokens) >= sample.max_tokens else None
 
-    def _retire(self) -> None:
-        """Take out what ended."""
-        ended = [(slot, reason) for slot, s in enumerate(self._active) if (reason := self._ends(s)) is not None]
+    def _retire(self, samples: list[InFlight]) -> None:
+        """Take out what ended of these active samples."""
+        ended = [(sample, reason) for sample in samples if (reason := self._ends(sample)) is not None]
         if not ended:
             return
-        for slot, reason in ended:
-            self._finish(self._active[slot], reason)
-        self._leave([slot for slot, _ in ended], has_ended=True)
+        for sample, reason in ended:
+            self._finish(sample, reason)
+        self._leave([sample.strand.slot for sample, _ in ended if sample.strand is not None], has_ended=True)
         self.counts.cache_bytes = max(self.counts.cache_bytes, self._cache.bytes)
         self._cache.own.compact()
         self._cache.shared.compact()
 
     def _finish(self, sample: InFlight, reason: StopReason) -> None:
         self.counts.finished += 1
+        sample.has_ended = True
         self._done[sample.request, sample.index] = Completion(
             tuple(sample.tokens),
             tuple(sample.logprobs),
@@ -375,7 +292,7 @@ class Generation:
 
     def _leave(self, slots: list[int], has_ended: bool = False) -> None:
         """Take samples out of the batch; the last ones move into their places, so that it stays dense."""
-        self._options = None
+        self._batch.changes()
         for slot in sorted(slots, reverse=True):
             sample, last = self._active[slot], self._active.pop()
             if last is not sample:

@@ -14,7 +14,8 @@ from types import TracebackType
 
 import numpy as np
 
-from headway.engine.generation import Decode, Generation, InFlight, Limits, Source, Watch
+from headway.engine.flight import Decode, InFlight, Limits, Source, Watch
+from headway.engine.generation import Generation
 from headway.engine.keeping import LEAST, Keeping, alike
 from headway.model.products import pack, unpack
 from headway.model.transformer import Decoder

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import torch
 
 from headway.engine.engine import Engine, InFlight, Session
-from headway.engine.generation import Counts
+from headway.engine.flight import Counts
 from headway.types import Completion, Request
 
 

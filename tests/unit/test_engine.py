@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from headway.engine import engine as engine_module
 from headway.engine.cache import bytes_per_position
 from headway.engine.engine import Engine, InFlight
 from headway.engine.generation import Generation
@@ -69,9 +70,16 @@ def assert_same(found: Completion, expected: Completion) -> None:
     assert np.abs(np.array(found.logprobs) - np.array(expected.logprobs)).max() < 1e-4
 
 
+@pytest.fixture(params=[0, 1, 2])
+def ahead(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Draws that the host leaves unread: none on the CPU, where it costs a step, one on CUDA."""
+    monkeypatch.setattr(engine_module, "_AHEAD", {"cpu": request.param})
+    return int(request.param)
+
+
 @pytest.mark.parametrize("slots", [1, 3, 64])
 @pytest.mark.parametrize(("heads", "kv_heads"), SHAPES)
-def test_engine_equals_the_naive_loop(heads: int, kv_heads: int, slots: int) -> None:
+def test_engine_equals_the_naive_loop(heads: int, kv_heads: int, slots: int, ahead: int) -> None:
     decoder, requests = model(heads, kv_heads), random_requests(heads * 10 + kv_heads)
     results = Engine(decoder, STOP, slots).generate(requests)
     for request, completions in zip(requests, results, strict=True):
@@ -83,7 +91,7 @@ def test_engine_equals_the_naive_loop(heads: int, kv_heads: int, slots: int) -> 
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_order_and_slots_change_no_sample(seed: int) -> None:
+def test_order_and_slots_change_no_sample(seed: int, ahead: int) -> None:
     decoder, requests = model(), random_requests(seed)
     expected = Engine(decoder, STOP).generate(requests)
     order = random.Random(seed).sample(range(len(requests)), len(requests))
@@ -93,7 +101,7 @@ def test_order_and_slots_change_no_sample(seed: int) -> None:
             assert_same(found, wanted)
 
 
-def test_options_belong_to_the_request() -> None:
+def test_options_belong_to_the_request(ahead: int) -> None:
     decoder, base = model(), random_requests(1, 9)
     settings = [
         {"temperature": 1.0},
@@ -128,7 +136,7 @@ def test_recorded_logprobs_are_the_trainers() -> None:
             assert (found - torch.tensor(completion.logprobs)).abs().max() < 1e-4
 
 
-def test_a_completion_ends_with_its_stop_token_and_holds_no_other() -> None:
+def test_a_completion_ends_with_its_stop_token_and_holds_no_other(ahead: int) -> None:
     requests = [Request((5, 6), tuple(sample_key(0, i) for i in range(50)), 60)]
     [completions] = Engine(model(), STOP).generate(requests)
     for completion in completions:
@@ -139,7 +147,7 @@ def test_a_completion_ends_with_its_stop_token_and_holds_no_other() -> None:
     assert len({c.token_ids for c in completions}) > 40  # keys differ, so do samples
 
 
-def test_statistics_count_what_was_done() -> None:
+def test_statistics_count_what_was_done(ahead: int) -> None:
     decoder = model()
     engine = Engine(decoder, STOP)
     requests = random_requests(4)
@@ -199,7 +207,7 @@ def test_an_engine_without_stop_tokens_is_refused() -> None:
 
 
 @pytest.mark.parametrize("slots", [2, 16])
-def test_a_session_takes_requests_as_they_come_and_lets_go_of_them(slots: int) -> None:
+def test_a_session_takes_requests_as_they_come_and_lets_go_of_them(slots: int, ahead: int) -> None:
     decoder, requests = model(), random_requests(6)
     expected = Engine(decoder, STOP).generate(requests)
     drawn: dict[tuple[int, int], list[int]] = {}
@@ -246,7 +254,7 @@ def test_a_dropped_sample_ends_soon_and_changes_no_other() -> None:
 
 
 @pytest.mark.parametrize("windows", [(0, 0), (9, 0)])
-def test_whatever_runs_together_every_sample_is_the_naive_one(windows: tuple[int, int]) -> None:
+def test_whatever_runs_together_every_sample_is_the_naive_one(windows: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     """Random orders, batches, lengths, prompt pieces and preemptions, greedy and sampled: the tokens of a whole forward each."""
     chance = random.Random(windows[0])
     decoder = initialise(replace(model().config, windows=windows), 3)
@@ -262,7 +270,9 @@ def test_whatever_runs_together_every_sample_is_the_naive_one(windows: tuple[int
     ]
     expected = [[naive(decoder, request, key) for key in request.keys] for request in requests]
     preemptions = 0
-    for slots, positions, pieces in ((3, 0, 7), (40, 1024, 64), (200, 600, 30), (200, 0, 4096)):
+    settings = [(3, 0, 7, 0), (3, 0, 7, 1), (40, 1024, 64, 0), (40, 1024, 64, 1), (200, 600, 30, 0), (200, 600, 30, 1)]
+    for slots, positions, pieces, unread in [*settings, (200, 0, 4096, 0), (200, 0, 4096, 2)]:
+        monkeypatch.setattr(engine_module, "_AHEAD", {"cpu": unread})
         order = chance.sample(range(len(requests)), len(requests))
         engine = Engine(decoder, STOP, slots, positions, pieces)
         for number, found in zip(order, engine.generate([requests[i] for i in order]), strict=True):
@@ -335,7 +345,7 @@ def test_weights_that_change_under_a_sample_are_noticed() -> None:
     assert completion.versions[1] == completion.versions[0] + 1 == engine.version
 
 
-def test_a_request_may_have_stops_of_its_own() -> None:
+def test_a_request_may_have_stops_of_its_own(ahead: int) -> None:
     decoder, engine = model(), Engine(model(), [39], decode=lambda ids: "".join(chr(97 + i % 26) for i in ids))
     keys = tuple(sample_key(1, i) for i in range(20))
     [plain] = Engine(decoder, [39]).generate([Request((5, 6), keys, 60)])

@@ -18,7 +18,7 @@ from headway.config import EndpointConfig
 from headway.endpoint.answer import Answer
 from headway.endpoint.client import Ask, Endpoint
 from headway.engine.engine import Engine
-from headway.engine.generation import Counts
+from headway.engine.flight import Counts
 from headway.engine.sampling import sample_key
 from headway.errors import ConfigError
 from headway.serve.app import MOST_BODY, Service
