@@ -2,8 +2,9 @@
 
     step:  latest tokens [B] --decode--> hidden [B, width] --logits--> draw(noise by (key, position)) --> Drawing, on its way
 
-A `Drawing` is read when the host comes to it; the next step takes its tokens on the device. So the host may be a step behind, and
-what it does meanwhile (admitting, stopping, counting) costs the device nothing. It does not know who waits, nor when one ends.
+How a step is computed is `stepping`'s. A `Drawing` is read when the host comes to it; the next step takes its tokens on the
+device. So the host may be a step behind, and what it does meanwhile (admitting, stopping, counting) costs the device nothing. It
+does not know who waits, nor when one ends.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from torch import Tensor
 
 from headway.engine.cache import BlockCache
 from headway.engine.flight import InFlight
-from headway.engine.paged import decoding
 from headway.engine.sampling import Drawn, Options, draw, uniforms
+from headway.engine.stepping import step_of
 from headway.engine.transfer import Coming, send
 from headway.model.head import next_logits
 from headway.model.precision import autocast
@@ -59,7 +60,7 @@ class Batch:
 
     def __init__(self, model: Decoder, cache: BlockCache):
         self._model = model
-        self._decoding = decoding(cache, model.device)
+        self._step = step_of(model, cache)
         self._options: Options | None = None  # of the samples, as long as they stay the same
         self._number = 0  # of the batch: another one as soon as a sample comes, goes or moves
         self.samples: list[InFlight] = []
@@ -71,29 +72,29 @@ class Batch:
         self._number += 1
 
     @property
+    def needs_dense(self) -> bool:
+        """Whether a step reads the cache faster without gaps."""
+        return self._step.decoding.needs_dense
+
+    @property
     def needs_tokens(self) -> bool:
         """Whether the next step needs to know on the host what all samples have drawn: to make lists of seen tokens."""
         return self._options is None and any(s.asked.repetition_penalty != 1 or s.asked.anneal for s in self.samples)
 
     def step(self, version: int) -> None:
         """Draw a token for each sample, whose strands have room for the one before it."""
-        ids = self._latest()
         strands = [s.strand for s in self.samples if s.strand is not None]
-        positions = send(self._decoding.begin(strands), self._model.device)
-        with autocast(self._model):
-            hidden = self._model.decode(ids, positions, self._decoding)
         if self._options is None:
             self._options = self._options_of(self.samples)
-        self._draw(hidden, list(self.samples), version, self._options, self._number)
+        drawn = self._step(self._latest(), strands, self._noise(self.samples), self._options, version)
+        self._tell(drawn, list(self.samples), version, self._number)
 
     def begin(self, hidden: Tensor, samples: list[InFlight], version: int) -> None:
         """Draw the first token of each of these, from their prompts' last hidden states [B, width]."""
-        self._draw(hidden, samples, version, self._options_of(samples), -1)
-
-    def _draw(self, hidden: Tensor, samples: list[InFlight], version: int, options: Options, batch: int) -> None:
         with autocast(self._model):  # the products of training, of the output matrix, too
             logits = next_logits(hidden, self._model.output_weight)
-        self._tell(draw(logits, self._noise(samples), options), samples, version, batch)
+        noise = send(self._noise(samples), self._model.device)
+        self._tell(draw(logits, noise, self._options_of(samples)), samples, version, -1)
 
     def _tell(self, drawn: Drawn, samples: list[InFlight], version: int, batch: int) -> None:
         """Queue what was drawn."""
@@ -102,11 +103,11 @@ class Batch:
         parts = [drawn.tokens, drawn.logprobs] + ([drawn.entropies] if drawn.entropies is not None else [])
         self.unread.append(Drawing(samples, version, drawn.tokens, batch, Coming(parts)))
 
-    def _noise(self, samples: Sequence[InFlight]) -> Tensor:
+    def _noise(self, samples: Sequence[InFlight]) -> np.ndarray:
         """A number in [0, 1) for each sample's next token, float64 [B]."""
         keys = np.array([s.key for s in samples], dtype=np.uint64)
         positions = np.array([s.drawn for s in samples], dtype=np.int64)
-        return send(uniforms(keys, positions), self._model.device)
+        return uniforms(keys, positions)
 
     def _latest(self) -> Tensor:
         """The last token of each sample, int64 [B]: where it is unread, as it lies on the device."""

@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 
 from headway.engine.cache import BLOCK, BlockCache, Strand
-from headway.engine.paged import Filling, decoding
+from headway.engine.paged import Filling
+from headway.engine.tabled import decoding
 from headway.errors import EngineError
 from headway.model.head import next_logits
 from headway.model.precision import autocast, compute_dtype

@@ -78,8 +78,8 @@ class Strand:
 
 class Pool:
     """Blocks of memory. `reader`, `place` and `first` [blocks] say whose each is, which of its owner's it is, and at which
-    position it begins; `mask` [blocks, BLOCK] is 0 where a token is stored and -inf elsewhere. `version` changes as they do.
-    At most `most` blocks.
+    position it begins; `mask` [blocks, BLOCK] is 0 where a token is stored and -inf elsewhere. `version` changes as they do,
+    `moves` as keys and values come to lie elsewhere. At most `most` blocks.
     """
 
     def __init__(self, config: DecoderConfig, most: int, dtype: torch.dtype, device: torch.device):
@@ -93,7 +93,9 @@ class Pool:
         self.mask = np.zeros((0, BLOCK), dtype=np.float32)
         self._owners: list[Strand | None] = []
         self._free: list[int] = []
-        self.used = self.top = self.version = 0  # top: one more than the highest block in use, which is what a step reads
+        self.used = self.top = self.version = self.moves = (
+            0  # top: one more than the highest block in use, which is what a step reads
+        )
 
     @property
     def size(self) -> int:
@@ -103,7 +105,8 @@ class Pool:
     def take(self, strand: Strand, count: int, limit: int) -> None:
         """Give a strand `count` more blocks, the lowest that are free. Memory may grow to `limit` blocks."""
         if count > len(self._free):
-            self._resize(min(max(self.used + count, self.size + self.size // 8, 8), limit))
+            more = self.size // (8 if self._device.type == "cpu" else 4)  # elsewhere it is copied, and a recorded step is lost
+            self._resize(min(max(self.used + count, self.size + more, 8), limit))
         for _ in range(count):
             block = heapq.heappop(self._free)
             self._owners[block] = strand
@@ -177,6 +180,7 @@ class Pool:
         self._free = [block for block in self._free if block < kept] + list(range(kept, size))
         heapq.heapify(self._free)
         self.version += 1
+        self.moves += 1
 
 
 class BlockCache:

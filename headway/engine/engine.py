@@ -134,7 +134,8 @@ class Engine:
         reported = started
         counts = run.counts
         rows = min(self.slots or _MOST_SAMPLES, counts.samples)
-        if rows >= LEAST_PACKED and longest > BLOCK:  # the copies cost about as much as ten steps
+        # on the CPU the copies cost about as much as ten steps; on CUDA each step would make them
+        if self.model.device.type == "cuda" or (rows >= LEAST_PACKED and longest > BLOCK):
             pack(self.model.matrices, rows)
         try:
             while run.step():

@@ -275,8 +275,9 @@ class Generation:
             self._finish(sample, reason)
         self._leave([sample.strand.slot for sample, _ in ended if sample.strand is not None], has_ended=True)
         self.counts.cache_bytes = max(self.counts.cache_bytes, self._cache.bytes)
-        self._cache.own.compact()
-        self._cache.shared.compact()
+        if self._batch.needs_dense:
+            self._cache.own.compact()
+            self._cache.shared.compact()
 
     def _finish(self, sample: InFlight, reason: StopReason) -> None:
         self.counts.finished += 1

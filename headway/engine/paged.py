@@ -6,7 +6,8 @@
 
 That is flash decoding (Dao et al. 2023) with one split a block, written in whole-tensor operations: nothing is padded but the end
 of a sequence's last block, and no key is copied. A prompt that several samples share is multiplied with all their queries
-at once. `Decoding` is a step of one new token a sequence, `Filling` is prompts or pieces of them. Neither knows what is sampled.
+at once. `Decoding` is a step of one new token a sequence in PyTorch alone (`tabled` has the kernels), `Filling` is prompts or
+pieces of them. Neither knows what is sampled.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from headway.engine.cache import BLOCK, BlockCache, Pool, Strand
+from headway.engine.transfer import send
 from headway.model.attention import attend, lay_out
-from headway.model.kernel import MOST_DIM, MOST_GROUP, Blocks, Kernel, kernel
 
 _WITHIN = np.arange(BLOCK)
 
@@ -45,7 +46,9 @@ class _Plan:
 
 
 class Decoding:
-    """One decode step after another over a changing batch of strands: `begin`, then `attend` in each layer. In PyTorch alone."""
+    """One decode step after another over a changing batch of strands: `begin`, then `attend` in each layer."""
+
+    needs_dense = True  # blocks are read where they lie, gaps and all
 
     def __init__(self, cache: BlockCache, device: torch.device):
         self._cache, self._device, config = cache, device, cache.config
@@ -58,7 +61,7 @@ class Decoding:
     def begin(self, strands: Sequence[Strand]) -> np.ndarray:
         """Count one new token for each strand, whose room must be there and whose slot is its place here; their positions [B]."""
         own = self._cache.own
-        blocks, places, positions = _advance(own, strands)
+        blocks, places, positions = advance(own, strands)
         self._write = self._send(blocks), self._send(places)
         state = (own.version, self._cache.shared.version, len(strands))
         if state != self._state:
@@ -176,58 +179,10 @@ class Decoding:
         return self._send(mask.repeat(self._kv, axis=0)).to(dtype), self._send(shared_mask.repeat(self._kv, axis=0)).to(dtype)
 
     def _send(self, array: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)).to(self._device, non_blocking=True)
+        return send(array, self._device)
 
 
-class CompiledDecoding:
-    """The same as `Decoding`, by `c/blocks.c`: float32 on a CPU with a C compiler."""
-
-    def __init__(self, cache: BlockCache, compiled: Kernel):
-        self._cache, self._kernel = cache, compiled
-        self._scale, self._windows = cache.config.attention_scale, cache.config.windows
-        self._state = (-1, -1, -1)
-
-    def begin(self, strands: Sequence[Strand]) -> np.ndarray:
-        """As `Decoding.begin`."""
-        own, shared = self._cache.own, self._cache.shared
-        *_, positions = _advance(own, strands)
-        state = (own.version, shared.version, len(strands))
-        if state == self._state:
-            self._own.lengths[:] += 1
-            return positions
-        self._state = state
-        reader = own.reader[: own.top]
-        order = np.lexsort((own.place[: own.top], reader))
-        order = order[reader[order] >= 0]
-        lengths = np.fromiter((s.length for s in strands), np.int64, len(strands))
-        self._own = Blocks(order, _starts(np.bincount(reader[order], minlength=len(strands))), lengths)
-        prefixes = [s.prefix for s in strands]
-        blocks = [block for prefix in prefixes if prefix is not None for block in prefix.blocks]
-        counts = np.array([len(prefix.blocks) if prefix is not None else 0 for prefix in prefixes], dtype=np.int64)
-        lengths = np.array([prefix.length if prefix is not None else 0 for prefix in prefixes], dtype=np.int64)
-        self._shared = Blocks(np.array(blocks, dtype=np.int64), _starts(counts), lengths)
-        layers = range(len(own.keys))
-        self._shared_tables = [self._shared.table(shared.keys[layer], shared.values[layer]) for layer in layers]
-        self._own_tables = [self._own.table(own.keys[layer], own.values[layer]) for layer in layers]
-        return positions
-
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """As `Decoding.attend`."""
-        tables = self._shared_tables[layer], self._own_tables[layer]
-        return self._kernel.attend(q, k, v, *tables, self._scale, self._windows[layer])
-
-
-def decoding(cache: BlockCache, device: torch.device) -> Decoding | CompiledDecoding:
-    """The fastest that there is for this cache on this machine."""
-    config, compiled = cache.config, None
-    if device.type == "cpu" and cache.own.keys[0].dtype == torch.float32:
-        compiled = kernel()
-    if compiled is None or config.head_dim > MOST_DIM or config.heads > MOST_GROUP * config.kv_heads:
-        return Decoding(cache, device)
-    return CompiledDecoding(cache, compiled)
-
-
-def _advance(own: Pool, strands: Sequence[Strand]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def advance(own: Pool, strands: Sequence[Strand]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Count one new token for each strand: its block, its place in it, and its position, int64 [B] each."""
     blocks = np.fromiter((s.blocks[s.length // BLOCK] for s in strands), np.int64, len(strands))
     places = np.fromiter((s.length % BLOCK for s in strands), np.int64, len(strands))
@@ -236,10 +191,6 @@ def _advance(own: Pool, strands: Sequence[Strand]) -> tuple[np.ndarray, np.ndarr
         strand.length += 1
     own.mask[blocks, places] = 0
     return blocks, places, positions
-
-
-def _starts(counts: np.ndarray) -> np.ndarray:
-    return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(counts, dtype=np.int64)])
 
 
 class Filling:
@@ -256,10 +207,8 @@ class Filling:
         assert all(position == 0 for position in begun[: self._fresh]), "pieces that begin at 0 stand first"
         counts = [count for _, count in pieces]
         self._ends = np.cumsum(counts)
-        self.positions = torch.from_numpy(np.concatenate([np.arange(a, a + n) for a, n in zip(begun, counts, strict=True)])).to(
-            device
-        )
-        self.last = torch.from_numpy(self._ends - 1).to(device)
+        self.positions = send(np.concatenate([np.arange(a, a + n) for a, n in zip(begun, counts, strict=True)]), device)
+        self.last = send(self._ends - 1, device)
         places = [cache.append(strand, count) for strand, count in pieces]
         self._writes = []
         for pool in (cache.own, cache.shared):
@@ -267,7 +216,7 @@ class Filling:
             if chosen:
                 tokens = np.concatenate([np.arange(self._ends[i] - counts[i], self._ends[i]) for i in chosen])
                 blocks, within = (np.concatenate([places[i][part] for i in chosen]) for part in (0, 1))
-                sent = [torch.from_numpy(a).to(device) for a in (tokens, blocks, within)]
+                sent = [send(a, device) for a in (tokens, blocks, within)]
                 self._writes.append((pool, *sent))
         self._layout = lay_out(counts[: self._fresh], device) if self._fresh else None
 

@@ -3,8 +3,8 @@
     step --> admit (what is kept is looked through) --> fill --> decode --> what ended is kept
 
 Packing lays the weights out as the products read them, which costs about ten steps and a copy of the weights: it is done once as
-many steps were wide enough to have gained by it. When the weights change, the copies and all that is kept are let go.
-It does not know who asks, nor how a step is computed.
+many steps were wide enough to have gained by it, and at once on CUDA, where every step would make that copy. When the weights
+change, the copies and all that is kept are let go. It does not know who asks, nor how a step is computed.
 """
 
 from __future__ import annotations
@@ -68,9 +68,12 @@ class Session(Generation):
         rows = self.counts.sequence_steps - before
         self._wide += rows >= LEAST_PACKED
         if self._wide > _PAYS_AFTER and rows >= LEAST_PACKED and not self.is_packed:
-            pack(self._model.matrices, rows)
-            self.is_packed = True
+            self._pack(rows)
         return goes_on
+
+    def _pack(self, rows: int) -> None:
+        pack(self._model.matrices, rows)
+        self.is_packed = True
 
     def _checked(self, is_in_flight: bool) -> int:
         """The policy's version; where it is another one, what the old one left is let go."""
@@ -78,6 +81,8 @@ class Session(Generation):
         if version != self._at:
             self._at = version
             self.close()
+        if self._model.device.type == "cuda" and not self.is_packed:
+            self._pack(self._limits.samples)
         return version
 
     def _has_free(self, blocks: int) -> bool:

@@ -20,7 +20,7 @@ from torch import Tensor
 def send(values: np.ndarray | Tensor, device: torch.device | str) -> Tensor:
     """The same numbers on the device."""
     held = torch.from_numpy(np.ascontiguousarray(values)) if isinstance(values, np.ndarray) else values
-    if torch.device(device).type != "cuda":
+    if held.is_cuda or torch.device(device).type != "cuda":
         return held.to(device)
     return held.pin_memory().to(device, non_blocking=True)
 
@@ -30,7 +30,7 @@ class Coming:
 
     def __init__(self, tensors: Sequence[Tensor]):
         self._event = torch.cuda.Event() if tensors and tensors[0].is_cuda else None
-        self._tensors = [tensor.to("cpu", non_blocking=self._event is not None) for tensor in tensors]
+        self._tensors = [tensor.to("cpu", non_blocking=self._event is not None, copy=True) for tensor in tensors]
         if self._event is not None:
             self._event.record()
 
@@ -47,14 +47,10 @@ class Steady:
     def __init__(self, dtype: torch.dtype, device: torch.device):
         self.tensor, self.moves = torch.zeros(0, dtype=dtype, device=device), 0
 
-    def hold(self, values: np.ndarray | Tensor) -> Tensor:
-        """Hold these numbers now: a view [len(values)] of the tensor."""
+    def hold(self, values: np.ndarray | Tensor, room: int = 0) -> Tensor:
+        """Hold these numbers now: a view [len(values)] of the tensor, which has `room` numbers at least. What is beyond stays."""
         count = len(values)
-        if count > len(self.tensor):
-            self.tensor = torch.zeros(2 * count, dtype=self.tensor.dtype, device=self.tensor.device)
+        if max(count, room) > len(self.tensor):
+            self.tensor = torch.zeros(2 * max(count, room), dtype=self.tensor.dtype, device=self.tensor.device)
             self.moves += 1
-        view = self.tensor[:count]
-        view.copy_(
-            values if isinstance(values, Tensor) and values.is_cuda else send(values, self.tensor.device), non_blocking=True
-        )
-        return view
+        return self.tensor[:count].copy_(send(values, self.tensor.device))

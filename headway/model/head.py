@@ -119,6 +119,4 @@ def _apply(
 @torch.no_grad()
 def next_logits(hidden: Tensor, weight: Tensor) -> Tensor:
     """float32 logits [B, vocabulary] at temperature 1: what the sampler draws from."""
-    if hidden.is_cuda and torch.is_autocast_enabled("cuda"):
-        weight = weight.to(torch.get_autocast_dtype("cuda"))
     return products.wide_product(hidden, weight)

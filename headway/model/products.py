@@ -1,4 +1,4 @@
-"""The same mathematics with fewer passes over memory, where no gradient is wanted: inference in float32 on the CPU.
+"""The same mathematics with fewer passes over memory, where no gradient is wanted: float32 on the CPU, bfloat16 on CUDA.
 
 A decode step of a small model is matrix products a few rows high, and what lies between them. At that height oneDNN's products
 are a third faster than those that PyTorch takes by default, add a residual as they write their result, and are half as fast again
@@ -8,6 +8,9 @@ same numbers but for the last bits of float32. A packed weight is a copy: it is 
 
 oneDNN compiles a product for each number of rows that it meets, in a millisecond, and keeps it, in 0.2 MB. So the rows of
 a decode step are rounded up to one of 64 numbers (`rounded`); inputs of more than 1,024 rows go the ordinary way, a tenth slower.
+
+On CUDA the weights are float32 and products are computed in bfloat16: without a copy in that type (`pack`) each step would make
+one. What lies between has kernels (`cuda.elementwise`), which round where training does.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from headway.model import cuda
 from headway.model.kernel import kernel
 
 
@@ -36,12 +40,21 @@ def _has_onednn() -> bool:
 
 
 _IS_THERE = _has_onednn()
+Turn = tuple[Tensor, Tensor] | None  # cos and sin of the positions at hand; None: the layer knows no position
 MOST_ROWS = 1024
 
 
 def is_direct(x: Tensor) -> bool:
     """Whether x goes the short way: what lies between the products, and these too where they have few rows."""
-    return _IS_THERE and not torch.is_grad_enabled() and x.dtype == torch.float32 and x.device.type == "cpu"
+    if torch.is_grad_enabled():
+        return False
+    return _IS_THERE and x.dtype == torch.float32 if x.device.type == "cpu" else on_cuda(x)
+
+
+def on_cuda(x: Tensor) -> bool:
+    """Whether x is where products are computed in bfloat16, with kernels for what lies between."""
+    is_autocast = x.is_cuda and torch.is_autocast_enabled("cuda") and torch.get_autocast_dtype("cuda") == torch.bfloat16
+    return is_autocast and cuda.is_there()
 
 
 def rounded(rows: int) -> int:
@@ -69,11 +82,16 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | N
 
 
 def pack(weights: Iterable[Tensor], rows: int) -> None:
-    """Lay out copies of float32 CPU weights [out, in] for products of about `rows` rows, until `unpack` or until they change."""
+    """Lay out copies of float32 weights [out, in] for products of about `rows` rows, until `unpack` or until they change.
+
+    On CUDA they are bfloat16.
+    """
     for weight in weights:
-        if _IS_THERE and weight.dtype == torch.float32 and weight.device.type == "cpu":
-            copy = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), rows)
-            weight.packed = (weight._version, copy)  # type: ignore[attr-defined]
+        if weight.dtype != torch.float32 or not (weight.is_cuda or (_IS_THERE and weight.device.type == "cpu")):
+            continue
+        held = weight.detach()
+        copy = held.bfloat16() if weight.is_cuda else torch.ops.mkldnn._reorder_linear_weight(held, rows)
+        weight.packed = (weight._version, copy)  # type: ignore[attr-defined]
 
 
 def unpack(weights: Iterable[Tensor]) -> None:
@@ -82,7 +100,7 @@ def unpack(weights: Iterable[Tensor]) -> None:
         weight.packed = None  # type: ignore[attr-defined]
 
 
-def _packed(weight: Tensor) -> Tensor:
+def laid_out(weight: Tensor) -> Tensor:
     """The packed copy of a weight; itself, where there is none of it as it is now."""
     found = cast("tuple[int, Tensor] | None", getattr(weight, "packed", None))
     return found[1] if found is not None and found[0] == weight._version else weight
@@ -90,9 +108,11 @@ def _packed(weight: Tensor) -> Tensor:
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x [T, in] times weight [out, in], transposed, plus bias [out] -> [T, out]."""
-    if len(x) <= MOST_ROWS and is_direct(x) and weight.dtype == torch.float32:
-        return _linear(x, _packed(weight), bias)
-    return F.linear(x, weight, bias)
+    if not is_direct(x):
+        return F.linear(x, weight, bias)
+    if x.is_cuda:  # autocast sees to the types that are not right yet
+        return F.linear(x, laid_out(weight), bias)
+    return _linear(x, laid_out(weight), bias) if len(x) <= MOST_ROWS and weight.dtype == x.dtype else F.linear(x, weight, bias)
 
 
 def wide_product(x: Tensor, weight: Tensor) -> Tensor:
@@ -101,6 +121,8 @@ def wide_product(x: Tensor, weight: Tensor) -> Tensor:
     On CUDA a product of 16-bit numbers is summed in float32, and would be rounded to 16 bits as it is written: logits around 20
     would be left with steps of 0.06 to 0.13. Here it is not.
     """
+    if x.is_cuda and torch.is_autocast_enabled("cuda"):
+        weight = laid_out(weight).to(torch.get_autocast_dtype("cuda"))
     x = x.to(weight.dtype)
     if x.is_cuda and weight.dtype in (torch.bfloat16, torch.float16):
         return torch.mm(x, weight.t(), out_dtype=torch.float32)
@@ -114,14 +136,20 @@ def linear(x: Tensor, layer: nn.Linear) -> Tensor:
 
 def linear_add(x: Tensor, layer: nn.Linear, residual: Tensor) -> Tensor:
     """residual + layer(x): x [T, in], residual [T, out] -> [T, out]. Only where `is_direct`."""
+    if x.is_cuda:
+        return residual + product(x, layer.weight, layer.bias)
     if len(x) <= MOST_ROWS:
-        return _linear(x, _packed(layer.weight), layer.bias, residual)
+        return _linear(x, laid_out(layer.weight), layer.bias, residual)
     return F.linear(x, layer.weight, layer.bias).add_(residual)
 
 
 def swish_gate(x: Tensor, gate_up: Tensor) -> Tensor:
     """silu(x G^T) * x U^T, with G and U the halves of gate_up [2 m, in]: x [T, in] -> [T, m]. Only where `is_direct`."""
     both, compiled = product(x, gate_up), kernel()
+    if both.is_cuda:
+        from headway.model.cuda import elementwise
+
+        return elementwise.gate(both)
     if compiled is not None:
         return compiled.gate(both)
     gate, up = both.chunk(2, dim=-1)
@@ -129,7 +157,11 @@ def swish_gate(x: Tensor, gate_up: Tensor) -> Tensor:
 
 
 def rms_norm(x: Tensor, weight: Tensor, offset: float, eps: float) -> Tensor:
-    """x / rms(x) * (offset + weight), x [..., n]. Only where `is_direct`."""
+    """x / rms(x) * (offset + weight), x [..., n]; in bfloat16 on CUDA. Only where `is_direct`."""
+    if x.is_cuda:
+        from headway.model.cuda import elementwise
+
+        return elementwise.rms_norm(x.reshape(-1, x.shape[-1]), weight, offset, eps).view(x.shape)
     compiled = kernel()
     if compiled is not None and x.dim() == 2 and weight.dtype == torch.float32:
         return compiled.rms_norm(x, weight, offset, eps)
@@ -143,4 +175,18 @@ def rotate_in_place(x: Tensor, cos: Tensor, sin: Tensor) -> bool:
     if compiled is None or x.stride()[1:] != (x.shape[2], 1):
         return False
     compiled.rotate(x, cos, sin, out=x)
+    return True
+
+
+def turn_heads(
+    both: Tensor, heads: int, kv_heads: int, norms: tuple[Tensor, Tensor] | None, offset: float, eps: float, turn: Turn
+) -> bool:
+    """Norm (if `norms` are given: weights [d] of q's and k's) and rotate the heads of q and k in [T, heads + 2 kv_heads, d] where
+    they lie, if it can be done: both is the caller's alone.
+    """
+    if torch.is_grad_enabled() or not on_cuda(both):
+        return False
+    from headway.model.cuda import elementwise
+
+    elementwise.turn_heads(both, heads, kv_heads, norms, offset, eps, turn)
     return True

@@ -22,9 +22,9 @@ from torch.utils.checkpoint import checkpoint
 from headway.model import fused, products
 from headway.model.attention import Layout, attend
 from headway.model.config import LOCAL_ROPE, NO_ROPE, DecoderConfig
+from headway.model.products import Turn
 from headway.model.rope import frequencies, rotate, rotation
 
-Turn = tuple[Tensor, Tensor] | None  # cos and sin of the positions at hand; None: the layer knows no position
 See = Callable[[Tensor, Tensor, Tensor], Tensor]  # q [T, heads, d], k and v [T, kv_heads, d] -> [T, heads, d]
 Recompute = Literal["none", "gates", "mlp", "blocks"]  # what the backward pass makes again instead of keeping it
 # nothing is drawn inside, so there is no generator to put back
@@ -78,6 +78,8 @@ class Attention(nn.Module):
         if turn is not None and not self.norms and torch.is_grad_enabled() and fused.kernel_for(both) is not None:
             return fused.turn(both, *turn, self.heads, self.kv_heads)
         qk, v = both[:, : self.heads + self.kv_heads], both[:, self.heads + self.kv_heads :]
+        if self._turns_in_place(both, turn):
+            return qk[:, : self.heads], qk[:, self.heads :], v
         if self.norms:
             parts = (qk[:, : self.heads], qk[:, self.heads :])
             if self.norms_heads:
@@ -88,6 +90,15 @@ class Attention(nn.Module):
         if turn is not None and not products.rotate_in_place(qk, *turn):
             qk = rotate(qk, *turn)
         return qk[:, : self.heads], qk[:, self.heads :], v
+
+    def _turns_in_place(self, both: Tensor, turn: Turn) -> bool:
+        """Norm and rotate the heads of q and k in both [T, heads + 2 kv_heads, d], if there is a kernel for it."""
+        if self.norms and not self.norms_heads:
+            return False
+        q, k = cast(tuple[Norm, Norm], self.norms) if self.norms else (None, None)
+        weights = (q.weight, k.weight) if q is not None and k is not None else None
+        offset, eps = (q.offset, q.eps or 0.0) if q is not None else (0.0, 0.0)
+        return products.turn_heads(both, self.heads, self.kv_heads, weights, offset, eps, turn)
 
 
 class Block(nn.Module):

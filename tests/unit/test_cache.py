@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 
 from headway.engine.cache import BLOCK, BlockCache, Strand, blocks_of, bytes_per_position
-from headway.engine.paged import CompiledDecoding, Decoding, Filling
+from headway.engine.paged import Decoding, Filling
+from headway.engine.tabled import CompiledDecoding
 from headway.errors import EngineError
 from headway.model.config import DecoderConfig
 from headway.model.kernel import kernel

@@ -47,12 +47,12 @@ def random_requests(seed: int, count: int = 9) -> list[Request]:
 
 
 @torch.no_grad()
-def naive(decoder: Decoder, request: Request, key: int) -> Completion:
+def naive(decoder: Decoder, request: Request, key: int, stop: tuple[int, ...] = STOP) -> Completion:
     """One sample by the whole forward pass for every token."""
     tokens: list[int] = []
     logprobs: list[float] = []
     entropies: list[float] = []
-    while len(tokens) < request.max_tokens and not (tokens and tokens[-1] in STOP):
+    while len(tokens) < request.max_tokens and not (tokens and tokens[-1] in stop):
         ids = torch.tensor([*request.prompt_ids, *tokens])
         logits = next_logits(decoder(ids, lay_out([len(ids)]))[-1:], decoder.output_weight)
         u = uniforms(np.array([key], dtype=np.uint64), np.array([len(tokens)], dtype=np.int64))
@@ -60,8 +60,15 @@ def naive(decoder: Decoder, request: Request, key: int) -> Completion:
         tokens.append(int(drawn.tokens))
         logprobs.append(float(drawn.logprobs))
         entropies += [] if drawn.entropies is None else drawn.entropies.tolist()
-    reason = StopReason.STOP if tokens[-1] in STOP else StopReason.LENGTH
+    reason = StopReason.STOP if tokens[-1] in stop else StopReason.LENGTH
     return Completion(tuple(tokens), tuple(logprobs), reason, tuple(entropies))
+
+
+@torch.no_grad()
+def naive_logprobs(decoder: Decoder, ids: torch.Tensor, prompt: int) -> torch.Tensor:
+    """The log-probs of the ids behind a prompt at temperature 1, by one forward pass."""
+    hidden = decoder(ids[:-1], lay_out([len(ids) - 1]))[prompt - 1 :]
+    return token_logprobs(hidden, decoder.output_weight, ids[prompt:])
 
 
 def assert_same(found: Completion, expected: Completion) -> None:

@@ -1,0 +1,243 @@
+"""A decode step that is recorded and replayed: what a CUDA graph does, done on the CPU operator by operator.
+
+A `Tape` notes every operator with the very tensors that it ran on, and a replay runs the same operators on the same tensors
+again: numbers that Python held while it was noted are frozen, as in a graph. What a graph cannot hold (an operator that
+needs to know on the host what a tensor contains, or that brings numbers from the host) is an error while it is noted. The kernel
+over the tables has a form in PyTorch here; tests/unit/test_cuda_kernels.py and tests/gpu ask the kernel itself.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+import torch.nn.functional as F
+from test_engine import STOP, assert_same, model, naive, naive_logprobs, random_requests
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
+
+from headway.engine import engine as engine_module
+from headway.engine import stepping
+from headway.engine.cache import BlockCache
+from headway.engine.engine import Engine
+from headway.engine.sampling import Drawn, sample_key
+from headway.engine.tabled import CudaDecoding
+from headway.engine.transfer import Coming
+from headway.errors import EngineError
+from headway.model import cuda, fused, products
+from headway.types import Request
+
+FORBIDDEN = {"_local_scalar_dense", "nonzero", "is_nonzero", "item", "lift_fresh", "lift", "equal", "unique", "masked_select"}
+
+
+class Table(NamedTuple):
+    blocks: Tensor
+    first: Tensor
+    lengths: Tensor
+
+
+Pool = tuple[Table, Tensor, Tensor]
+TAPES: list["Tape"] = []  # those that are being noted
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, own: Pool, shared: Pool, scale: float, window: int) -> Tensor:
+    """What the kernel does, row by row."""
+    out = torch.zeros_like(q)
+    for row in range(len(q)):
+        length = int(own[0].lengths[row])
+        if not length:
+            continue
+        block = int(own[0].blocks[int(own[0].first[row]) + (length - 1) // 32])
+        own[1][block, :, :, (length - 1) % 32] = k[row]
+        own[2][block, :, (length - 1) % 32] = v[row]
+        keys, values = [], []
+        for table, pool_keys, pool_values in (shared, own):
+            count, first = int(table.lengths[row]), int(table.first[row])
+            chosen = table.blocks[first : first + -(-count // 32)].long()
+            keys.append(pool_keys[chosen].permute(0, 3, 1, 2).flatten(0, 1)[:count])
+            values.append(pool_values[chosen].permute(0, 2, 1, 3).flatten(0, 1)[:count])
+        seen, heads = torch.cat(keys)[-window:], q.shape[1] // k.shape[1]
+        scores = scale * torch.einsum("hd,thd->ht", q[row], seen.repeat_interleave(heads, 1))
+        out[row] = torch.einsum("ht,thd->hd", scores.softmax(-1), torch.cat(values)[-window:].repeat_interleave(heads, 1))
+    return out
+
+
+def noted_attend(*args: Any) -> Tensor:
+    """`attend` as one entry of the tape, as a kernel is one of a graph."""
+    if not TAPES:
+        return attend(*args)
+    with torch.utils._python_dispatch._disable_current_modes():
+        out = attend(*args)
+    TAPES[-1].entries.append((attend, args, {}, out))
+    return out
+
+
+class Tape(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.entries: list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], Any]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert func._schema.name.split("::")[1] not in FORBIDDEN, f"{func} cannot be recorded"
+        out = func(*args, **(kwargs or {}))
+        self.entries.append((func, args, kwargs or {}, out))
+        return out
+
+    def replay(self) -> None:
+        for func, args, kwargs, out in self.entries:
+            for old, new in zip(tree_flatten(out)[0], tree_flatten(func(*args, **kwargs))[0], strict=True):
+                if isinstance(old, Tensor) and old.untyped_storage().data_ptr() != new.untyped_storage().data_ptr():
+                    old.copy_(new)
+
+
+class Recorder:
+    """Stands for `stepping.Recorder`; counts."""
+
+    def __init__(self) -> None:
+        self.recorded = self.replayed = 0
+
+    def record(self, run: Callable[[], Drawn | Tensor]) -> stepping.Recording:
+        tape = Tape()
+        TAPES.append(tape)
+        try:
+            with tape:
+                outputs = run()
+        finally:
+            TAPES.pop()
+        for part in [outputs] if isinstance(outputs, Tensor) else outputs:
+            if part is not None:
+                part.zero_()  # what a graph computes is there only once it was replayed
+        self.recorded += 1
+
+        def replay() -> None:
+            self.replayed += 1
+            tape.replay()
+
+        return stepping.Recording(outputs, replay)
+
+
+@pytest.fixture
+def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
+    made = Recorder()
+    monkeypatch.setattr(cuda, "blocks", SimpleNamespace(Table=Table, attend=noted_attend), raising=False)
+    monkeypatch.setattr(engine_module, "_AHEAD", {"cpu": 1})
+    monkeypatch.setattr(products, "_IS_THERE", False)  # the kernels in C leave no trace on the tape, nor does torch's own norm
+    monkeypatch.setattr(fused, "kernel", lambda: None)
+    monkeypatch.setattr(F, "rms_norm", lambda x, _, weight, eps: x * (x.square().mean(-1, keepdim=True) + eps).rsqrt() * weight)
+
+    def step_of(decoder: Any, cache: BlockCache) -> stepping.Step:
+        return stepping.RecordedStep(decoder, CudaDecoding(cache, decoder.device), made)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("headway.engine.batch.step_of", step_of)
+    return made
+
+
+@pytest.mark.parametrize(("slots", "positions"), [(3, 0), (40, 0), (40, 500)])
+def test_replayed_steps_draw_what_a_whole_forward_draws(slots: int, positions: int, recorder: Recorder) -> None:
+    decoder, requests = model(), random_requests(11)
+    engine = Engine(decoder, STOP, slots, positions)
+    for request, completions in zip(requests, engine.generate(requests), strict=True):
+        for key, completion in zip(request.keys, completions, strict=True):
+            assert_same(completion, naive(decoder, request, key))
+    assert recorder.replayed > 0.7 * engine.statistics.steps > 20
+    assert recorder.recorded < 0.6 * engine.statistics.steps
+    assert (engine.statistics.preemptions > 0) == (positions > 0)
+
+
+def test_options_are_filled_in_before_a_replay_or_drawn_behind_it(recorder: Recorder) -> None:
+    decoder = model()
+    for settings in (
+        [{"temperature": 1.0}, {"temperature": 0.0}, {"temperature": 0.7}],
+        [{"temperature": 0.5}, {"temperature": 1.6, "wants_entropies": True}],
+        [{"temperature": 0.0}],
+        [{"temperature": 0.6, "top_p": 0.9}, {"top_k": 3}, {"temperature": 0.0}],
+        [{"repetition_penalty": 1.3}, {"temperature": 1.2, "anneal": (0.3, 20)}],
+    ):
+        before = recorder.replayed
+        requests = [
+            replace(request, max_tokens=lasts, **settings[number % len(settings)])
+            for number, (request, lasts) in enumerate(zip(random_requests(12), [40, 40, 25, 40, 33, 40, 40, 12, 40], strict=True))
+        ]
+        for request, completions in zip(requests, Engine(decoder, [39]).generate(requests), strict=True):
+            for key, completion in zip(request.keys, completions, strict=True):
+                expected = naive(decoder, request, key, (39,))
+                assert_same(completion, expected)
+                assert completion.entropies == pytest.approx(expected.entropies if request.wants_entropies else (), abs=1e-4)
+        assert recorder.replayed > before + 10
+
+
+@pytest.mark.parametrize("windows", [(9, 0), (40, 40)])
+def test_windows(windows: tuple[int, int], recorder: Recorder) -> None:
+    decoder = model()
+    object.__setattr__(decoder.config, "windows", windows)
+    requests = random_requests(13, 6)
+    for request, completions in zip(requests, Engine(decoder, STOP).generate(requests), strict=True):
+        for key, completion in zip(request.keys, completions, strict=True):
+            assert_same(completion, naive(decoder, request, key))
+    assert recorder.replayed > 20
+
+
+def test_a_recording_is_of_one_policy(recorder: Recorder) -> None:
+    """A session that mixes policies goes on with the new weights, in a new recording."""
+    decoder = model()
+    engine = Engine(decoder, [40])  # an id that is never drawn
+    request = Request((5, 6), tuple(sample_key(3, index) for index in range(4)), 30)
+    session = engine.session(4, lambda samples: None, mixes_versions=True)
+    session.add(0, request)
+    with torch.inference_mode():
+        for _ in range(10):
+            session.step()
+    recorded = recorder.recorded
+    assert recorder.replayed > 3
+    with torch.no_grad():
+        decoder.norm.weight.mul_(0.5)
+    with torch.inference_mode():
+        while session.step():
+            pass
+    assert recorder.recorded == recorded + 1
+    completions = {index: completion for _, index, completion in session.collect()}
+    for mixed in completions.values():
+        assert len(mixed.versions) == 2
+        ids = torch.tensor([*request.prompt_ids, *mixed.token_ids])
+        new = naive_logprobs(decoder, ids, len(request.prompt_ids))
+        with torch.no_grad():
+            decoder.norm.weight.mul_(2.0)
+        old = naive_logprobs(decoder, ids, len(request.prompt_ids))
+        with torch.no_grad():
+            decoder.norm.weight.mul_(0.5)
+        found = torch.tensor(mixed.logprobs)  # the last norm leaves no trace in the cache
+        is_old = (found - old).abs() < 1e-4
+        is_new = (found - new).abs() < 1e-4
+        changed = int((~is_old).int().argmax())
+        assert changed > 3
+        assert is_old[:changed].all()
+        assert is_new[changed:].all()
+    assert len(completions) == 4
+
+
+def test_a_step_that_asks_the_device_cannot_be_recorded() -> None:
+    with pytest.raises(AssertionError, match="cannot be recorded"):
+        Recorder().record(lambda: torch.ones(3).nonzero())
+    with pytest.raises(AssertionError, match="cannot be recorded"):
+        Recorder().record(lambda: torch.ones(1) * float(torch.ones(1)))
+
+
+def test_the_host_reads_a_step_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every step is asked for before what the one before drew is read, as long as the batch stays."""
+    said: list[str] = []
+    read, step = Coming.read, stepping.Step.__call__
+    monkeypatch.setattr(engine_module, "_AHEAD", {"cpu": 1})
+    monkeypatch.setattr(Coming, "read", lambda self: said.append("read") or read(self))
+    monkeypatch.setattr(stepping.Step, "__call__", lambda self, *args: said.append("step") or step(self, *args))
+    [[found]] = Engine(model(), [39]).generate([Request((5, 6), (7,), 8)])
+    assert len(found.token_ids) == 8
+    # the prompt's token, then seven steps; the last two are read together, for the sample is at its limit
+    assert said == ["step", "read"] * 7 + ["read"]
+
+
+def test_the_cache_refuses_as_ever(recorder: Recorder) -> None:
+    with pytest.raises(EngineError, match="do not fit"):
+        Engine(model(), STOP, positions=64).generate([Request((1,) * 70, (1,), 20)])
