@@ -1,0 +1,32 @@
+"""Kernels for CUDA cards, written in Triton; this file knows only whether they can be had here, not what they compute."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.util import find_spec
+
+import torch
+
+_EIGHTH_GENERATION = (8, 0)  # the first that multiplies bfloat16
+
+
+@cache
+def is_there() -> bool:
+    """Whether Triton can be imported and the current CUDA card is of generation 8.0 or later. Loads no Triton where not."""
+    if not torch.cuda.is_available() or torch.version.cuda is None:
+        return False
+    if torch.cuda.get_device_capability() < _EIGHTH_GENERATION or find_spec("triton") is None:
+        return False
+    try:
+        import triton  # noqa: F401  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        return False
+    return True
+
+
+def launch(warps: int, stages: int = 1) -> dict[str, int]:
+    """How a kernel is compiled: by how many warps it runs, and how many turns of a loop are in flight.
+
+    That sums of products are fused is Triton's default, said aloud: it is about to change, and where it is not said Triton warns.
+    """
+    return {"num_warps": warps, "num_stages": stages, "enable_fp_fusion": True}
