@@ -48,7 +48,7 @@ def is_direct(x: Tensor) -> bool:
     """Whether x goes the short way: what lies between the products, and these too where they have few rows."""
     if torch.is_grad_enabled():
         return False
-    return _IS_THERE and x.dtype == torch.float32 if x.device.type == "cpu" else on_cuda(x)
+    return on_cuda(x) or (_IS_THERE and x.dtype == torch.float32 and x.device.type == "cpu")
 
 
 def on_cuda(x: Tensor) -> bool:
@@ -110,7 +110,7 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x [T, in] times weight [out, in], transposed, plus bias [out] -> [T, out]."""
     if not is_direct(x):
         return F.linear(x, weight, bias)
-    if x.is_cuda:  # autocast sees to the types that are not right yet
+    if on_cuda(x):  # autocast sees to the types that are not right yet
         return F.linear(x, laid_out(weight), bias)
     return _linear(x, laid_out(weight), bias) if len(x) <= MOST_ROWS and weight.dtype == x.dtype else F.linear(x, weight, bias)
 
@@ -136,7 +136,7 @@ def linear(x: Tensor, layer: nn.Linear) -> Tensor:
 
 def linear_add(x: Tensor, layer: nn.Linear, residual: Tensor) -> Tensor:
     """residual + layer(x): x [T, in], residual [T, out] -> [T, out]. Only where `is_direct`."""
-    if x.is_cuda:
+    if on_cuda(x):
         return residual + product(x, layer.weight, layer.bias)
     if len(x) <= MOST_ROWS:
         return _linear(x, laid_out(layer.weight), layer.bias, residual)
@@ -146,7 +146,7 @@ def linear_add(x: Tensor, layer: nn.Linear, residual: Tensor) -> Tensor:
 def swish_gate(x: Tensor, gate_up: Tensor) -> Tensor:
     """silu(x G^T) * x U^T, with G and U the halves of gate_up [2 m, in]: x [T, in] -> [T, m]. Only where `is_direct`."""
     both, compiled = product(x, gate_up), kernel()
-    if both.is_cuda:
+    if on_cuda(both):
         from headway.model.cuda import elementwise
 
         return elementwise.gate(both)
@@ -158,10 +158,10 @@ def swish_gate(x: Tensor, gate_up: Tensor) -> Tensor:
 
 def rms_norm(x: Tensor, weight: Tensor, offset: float, eps: float) -> Tensor:
     """x / rms(x) * (offset + weight), x [..., n]; in bfloat16 on CUDA. Only where `is_direct`."""
-    if x.is_cuda:
+    if on_cuda(x):
         from headway.model.cuda import elementwise
 
-        return elementwise.rms_norm(x.reshape(-1, x.shape[-1]), weight, offset, eps).view(x.shape)
+        return elementwise.rms_norm(x.reshape(-1, x.shape[-1]), weight.float(), offset, eps).view(x.shape)
     compiled = kernel()
     if compiled is not None and x.dim() == 2 and weight.dtype == torch.float32:
         return compiled.rms_norm(x, weight, offset, eps)
@@ -171,7 +171,7 @@ def rms_norm(x: Tensor, weight: Tensor, offset: float, eps: float) -> Tensor:
 
 def rotate_in_place(x: Tensor, cos: Tensor, sin: Tensor) -> bool:
     """Rotate x [T, heads, d] as `rope.rotate` does, if it can be done where it lies: x is the caller's alone."""
-    compiled = kernel() if is_direct(x) else None
+    compiled = kernel() if is_direct(x) and not on_cuda(x) else None
     if compiled is None or x.stride()[1:] != (x.shape[2], 1):
         return False
     compiled.rotate(x, cos, sin, out=x)
@@ -188,5 +188,6 @@ def turn_heads(
         return False
     from headway.model.cuda import elementwise
 
-    elementwise.turn_heads(both, heads, kv_heads, norms, offset, eps, turn)
+    weights = None if norms is None else (norms[0].float(), norms[1].float())
+    elementwise.turn_heads(both, heads, kv_heads, weights, offset, eps, turn)
     return True

@@ -11,7 +11,7 @@ made in `head`, in chunks.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Literal, Protocol, cast
 
 import torch
@@ -229,7 +229,7 @@ class Decoder(nn.Module):
         turns = self._turns(positions)
         x = self.embedding(ids)
         if self.config.embedding_scale != 1.0:  # rounded to the weights' type first, as transformers does
-            x = x * torch.tensor(self.config.embedding_scale).to(x.dtype).item()
+            x = x * _rounded(self.config.embedding_scale, x.dtype)
         for layer, block in enumerate(self.blocks):
             turn, see = turns[self.config.ropes[layer]], partial(attention, layer)
             if not torch.is_grad_enabled():
@@ -256,6 +256,12 @@ class Decoder(nn.Module):
         """Make the rotary frequencies anew on a device, in float32: positions beyond 256 have no place in bfloat16."""
         self.frequencies = frequencies(self.config).to(device)
         self.local_frequencies = frequencies(self.config, local=True).to(device)
+
+
+@cache
+def _rounded(number: float, dtype: torch.dtype) -> float:
+    """The nearest number of that type."""
+    return torch.tensor(number, device="cpu").to(dtype).item()
 
 
 def initialise(config: DecoderConfig, seed: int) -> Decoder:

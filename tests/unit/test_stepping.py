@@ -65,14 +65,18 @@ def attend(q: Tensor, k: Tensor, v: Tensor, own: Pool, shared: Pool, scale: floa
     return out
 
 
-def noted_attend(*args: Any) -> Tensor:
-    """`attend` as one entry of the tape, as a kernel is one of a graph."""
-    if not TAPES:
-        return attend(*args)
-    with torch.utils._python_dispatch._disable_current_modes():
-        out = attend(*args)
-    TAPES[-1].entries.append((attend, args, {}, out))
-    return out
+def noted(kernel: Callable[..., Any]) -> Callable[..., Any]:
+    """The kernel as one entry of the tape, as it is one of a graph."""
+
+    def note(*args: Any) -> Any:
+        if not TAPES:
+            return kernel(*args)
+        with torch.utils._python_dispatch._disable_current_modes():
+            out = kernel(*args)
+        TAPES[-1].entries.append((kernel, args, {}, out))
+        return out
+
+    return note
 
 
 class Tape(TorchDispatchMode):
@@ -122,7 +126,7 @@ class Recorder:
 @pytest.fixture
 def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     made = Recorder()
-    monkeypatch.setattr(cuda, "blocks", SimpleNamespace(Table=Table, attend=noted_attend), raising=False)
+    monkeypatch.setattr(cuda, "blocks", SimpleNamespace(Table=Table, attend=noted(attend)), raising=False)
     monkeypatch.setattr(engine_module, "_AHEAD", {"cpu": 1})
     monkeypatch.setattr(products, "_IS_THERE", False)  # the kernels in C leave no trace on the tape, nor does torch's own norm
     monkeypatch.setattr(fused, "kernel", lambda: None)
