@@ -23,6 +23,7 @@ from headway.model.config import DecoderConfig
 
 BLOCK = 32  # positions a block
 _MOST_BYTES = 2 << 30  # of keys and values, unless the caller says otherwise
+_BYTES_A_WEIGHT = 18  # on a card: float32 weight, gradient and two moments, and a bfloat16 copy
 _LONGEST_AT_ONCE = 8  # sequences of the greatest length that fit in any case
 
 
@@ -31,9 +32,18 @@ def bytes_per_position(config: DecoderConfig, dtype: torch.dtype) -> int:
     return 2 * config.layers * config.kv_heads * config.head_dim * dtype.itemsize
 
 
-def default_positions(config: DecoderConfig, longest: int, dtype: torch.dtype) -> int:
-    """How many positions a cache may come to hold: a function of the model and the longest request, never of what is free."""
-    return max(_LONGEST_AT_ONCE * (longest + 2 * BLOCK), _MOST_BYTES // bytes_per_position(config, dtype))
+def card_bytes(device: torch.device) -> int:
+    """All memory of a CUDA card, 0 of another device."""
+    return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 0
+
+
+def default_positions(config: DecoderConfig, longest: int, dtype: torch.dtype, card: int = 0) -> int:
+    """How many positions a cache may come to hold: a function of model, longest request and machine, never of what is free.
+
+    `card`: the bytes of the CUDA card, 0 without one. Of a card it is half of what training such a model leaves.
+    """
+    most = max(_MOST_BYTES, (card - _BYTES_A_WEIGHT * config.num_parameters) // 2)
+    return max(_LONGEST_AT_ONCE * (longest + 2 * BLOCK), most // bytes_per_position(config, dtype))
 
 
 def blocks_of(tokens: int) -> int:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import torch
 
-from headway.engine.cache import BLOCK, bytes_per_position, default_positions
+from headway.engine.cache import BLOCK, bytes_per_position, card_bytes, default_positions
 from headway.engine.flight import Decode, InFlight, Limits, Watch
 from headway.engine.generation import Generation
 from headway.engine.sampling import check_options
@@ -204,8 +204,10 @@ class Engine:
 
     def _limits(self, slots: int, longest: int, whole: int) -> Limits:
         """`longest` and `whole`: the positions of the longest request, and of all that may be in flight."""
-        positions = self._positions or default_positions(self.model.config, longest, compute_dtype(self.model))
-        ahead = _AHEAD.get(self.model.device.type, 0)
+        device = self.model.device
+        default = default_positions(self.model.config, longest, compute_dtype(self.model), card_bytes(device))
+        positions = self._positions or default
+        ahead = _AHEAD.get(device.type, 0)
         return Limits(slots or _MOST_SAMPLES, min(positions, whole), self._prefill_tokens, ahead)
 
     def _version(self, mixes: bool) -> Callable[[bool], int]:

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from headway.engine.transfer import send
 from headway.engine.truncation import Cut, draw_kept
 from headway.errors import EngineError
 from headway.types import Request
@@ -106,16 +107,16 @@ class Options:
         temperatures = [request.temperature for request in requests]
         if any(request.anneal for request in requests):
             schedules = [(r.temperature, *(r.anneal or (r.temperature, 1)), len(drawn)) for r, drawn in rows]
-            start, end, over, count = torch.tensor(schedules, dtype=torch.float32, device=device).unbind(1)
+            start, end, over, count = send(torch.tensor(schedules, dtype=torch.float32), device).unbind(1)
             found.anneal = (start, end, over, count.clone())
             found.has_greedy = any(0 in one[:2] for one in schedules)
         elif any(t != 1 for t in temperatures):
             is_greedy = [t == 0 for t in temperatures]
             found.is_all_greedy = all(is_greedy)
             if any(is_greedy):
-                found.greedy = torch.tensor(is_greedy, device=device)
+                found.greedy = send(torch.tensor(is_greedy), device)
             if any(t not in (0, 1) for t in temperatures):
-                found.scale = torch.tensor([[1 / t if t else 1.0] for t in temperatures], dtype=torch.float32, device=device)
+                found.scale = send(torch.tensor([[1 / t if t else 1.0] for t in temperatures], dtype=torch.float32), device)
         _add_penalty(found, rows, device)
         _add_cut(found, requests, vocabulary, device)
         return found
@@ -123,7 +124,7 @@ class Options:
 
 def _indices(places: list[int], total: int, device: torch.device | str) -> Tensor | None:
     """Row numbers as a tensor; None where they are all rows."""
-    return None if len(places) == total else torch.tensor(places, device=device)
+    return None if len(places) == total else send(torch.tensor(places), device)
 
 
 def _add_penalty(options: Options, rows: Sequence[tuple[Request, Sequence[int]]], device: torch.device | str) -> None:
@@ -133,8 +134,8 @@ def _add_penalty(options: Options, rows: Sequence[tuple[Request, Sequence[int]]]
     lists = [list({*rows[i][0].prompt_ids, *rows[i][1]}) for i in places]
     options.num_seen = max(map(len, lists))
     padded = [ids + ids[:1] * (options.num_seen + _ROOM - len(ids)) for ids in lists]
-    options.seen = torch.tensor(padded, device=device)
-    penalties = torch.tensor([[rows[i][0].repetition_penalty] for i in places], dtype=torch.float32, device=device)
+    options.seen = send(torch.tensor(padded), device)
+    penalties = send(torch.tensor([[rows[i][0].repetition_penalty] for i in places], dtype=torch.float32), device)
     options.penalty = (_indices(places, len(rows), device), penalties)
 
 
@@ -151,9 +152,9 @@ def _add_cut(options: Options, requests: Sequence[Request], vocabulary: int, dev
     min_p = [[requests[i].min_p] for i in places]
     real_k = [k for [k] in top_k if k < vocabulary]
     options.cut = Cut(
-        torch.tensor(top_k, device=device) if real_k else None,
-        torch.tensor(top_p, dtype=torch.float64, device=device) if any(p < 1 for [p] in top_p) else None,
-        torch.tensor(min_p, dtype=torch.float32, device=device) if any(p > 0 for [p] in min_p) else None,
+        send(torch.tensor(top_k), device) if real_k else None,
+        send(torch.tensor(top_p, dtype=torch.float64), device) if any(p < 1 for [p] in top_p) else None,
+        send(torch.tensor(min_p, dtype=torch.float32), device) if any(p > 0 for [p] in min_p) else None,
         max(real_k, default=0),
     )
     options.cut_rows = _indices(places, len(requests), device)

@@ -17,6 +17,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
+from headway.engine.cache import BLOCK, bytes_per_position, default_positions
 from headway.model.config import DecoderConfig
 from headway.model.head import chunk_tokens
 from headway.model.kernel import kernel
@@ -140,16 +143,17 @@ def _orthogonal(config: DecoderConfig) -> int:
     return 5 * FLOAT * config.layers * config.width * max(rows.values())
 
 
-def sampling(config: DecoderConfig, samples: int, length: int, longest: int, cuda: bool = False) -> Sampling:
-    """`samples` at work at once, each of `length` tokens with its prompt; the longest may have `longest`."""
-    kind = 2 if cuda else FLOAT
-    position = 2 * config.layers * config.kv_heads * config.head_dim * kind
-    most = max(8 * (longest + 64), (2 << 30) // position)  # as `engine.cache.default_positions`
-    positions = min(samples * (length + 32), most)
+def sampling(config: DecoderConfig, samples: int, length: int, longest: int, card: int = 0) -> Sampling:
+    """`samples` at work at once, each of `length` tokens with its prompt; the longest may have `longest`.
+
+    `card`: the bytes of the CUDA card, 0 without one.
+    """
+    dtype = torch.bfloat16 if card else torch.float32
+    positions = min(samples * (length + BLOCK), default_positions(config, longest, dtype, card))
     matrices = parameters(config).hidden + config.vocab_size * config.width
     return Sampling(
-        packed=0 if cuda or samples < 4 else FLOAT * matrices,
-        cache=positions * position,
+        packed=matrices * dtype.itemsize if card or samples >= 4 else 0,
+        cache=positions * bytes_per_position(config, dtype),
         drawing=_DRAW_COPIES * FLOAT * samples * config.vocab_size,
-        products=0 if cuda else _PRODUCT_BYTES * len({rounded(rows) for rows in range(1, min(samples, MOST_ROWS) + 1)}),
+        products=0 if card else _PRODUCT_BYTES * len({rounded(rows) for rows in range(1, min(samples, MOST_ROWS) + 1)}),
     )

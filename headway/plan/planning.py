@@ -18,6 +18,7 @@ import torch
 
 from headway.config import Recipe
 from headway.machine import peak_memory_bytes
+from headway.engine.cache import card_bytes
 from headway.model.config import DecoderConfig
 from headway.plan import memory, probe
 from headway.plan.evidence import Evidence, look
@@ -153,7 +154,7 @@ def _stage(
     cuda, name, trains = device.type == "cuda", optimizer_of(recipe, work.stage).name, work.micro_tokens > 0
     is_kept, saved = work.stage == "midtrain", measured.saved_per_token
     training = memory.training(shape, name, work.micro_tokens, is_kept, cuda, saved, ranks if trains else 1)
-    sampling = memory.sampling(shape, max(1, -(-work.samples // ranks)), work.length, work.limit, cuda)
+    sampling = memory.sampling(shape, max(1, -(-work.samples // ranks)), work.length, work.limit, card_bytes(device))
     held = training.weights + (training.moments if work.stage == "rl" else 0)
     peak = max(training.peak if trains else 0, held + sampling.peak)
     parts = {

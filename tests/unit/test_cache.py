@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from headway.engine.cache import BLOCK, BlockCache, Strand, blocks_of, bytes_per_position
+from headway.engine.cache import BLOCK, BlockCache, Strand, blocks_of, bytes_per_position, card_bytes, default_positions
 from headway.engine.paged import Decoding, Filling
 from headway.engine.tabled import CompiledDecoding
 from headway.errors import EngineError
@@ -161,3 +161,14 @@ def test_the_kernel_leaves_the_process_as_it_was() -> None:
         pytest.skip("there is no C compiler")
     assert 5e-324 > 0  # tiny numbers are still numbers
     assert float(np.float32(1e-40) * np.float32(1)) > 0
+
+
+def test_a_card_gives_half_of_what_training_leaves() -> None:
+    config = DecoderConfig(1000, 64, 2, 4, 2, 16, 96)
+    a_position = 2 * 2 * 2 * 16 * 2  # keys and values of 2 layers, 2 heads of 16, 2 bytes
+    spare = 80_000_000_000 - 18 * config.num_parameters
+    assert default_positions(config, 100, torch.bfloat16, 80_000_000_000) == spare // 2 // a_position
+    assert default_positions(config, 100, torch.bfloat16) == (2 << 30) // a_position
+    assert default_positions(config, 100, torch.bfloat16, 1_000_000) == (2 << 30) // a_position  # a card that is too small
+    assert default_positions(config, 10_000_000, torch.bfloat16) == 8 * (10_000_000 + 64)
+    assert card_bytes(torch.device("cpu")) == 0
