@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from headway.errors import ConfigError
+from headway.model.products import laid_out, on_cuda
 from headway.model.transformer import Block, Decoder
 from headway.types import content_id
 
@@ -84,7 +85,8 @@ class Adapted(nn.Linear):
         if torch.is_grad_enabled():
             self._merged = None
         a, b = self.factors()
-        y = F.linear(x, self.base.weight, self.base.bias)
+        weight = laid_out(self.base.weight) if on_cuda(x) and not torch.is_grad_enabled() else self.base.weight
+        y = F.linear(x, weight, self.base.bias)
         return torch.addmm(y, F.linear(x, a), b.t(), alpha=self.scale)
 
 

@@ -130,22 +130,26 @@ def wide_product(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def linear(x: Tensor, layer: nn.Linear) -> Tensor:
-    """layer(x): x [T, in] -> [T, out]."""
-    return product(x, layer.weight, layer.bias) if is_direct(x) else layer(x)
+    """layer(x): x [T, in] -> [T, out].
+
+    In bfloat16 an adapted layer computes what it learned beside its weight: added to it, it would be rounded away.
+    """
+    is_beside = on_cuda(x) and type(layer) is not nn.Linear
+    return product(x, layer.weight, layer.bias) if is_direct(x) and not is_beside else layer(x)
 
 
 def linear_add(x: Tensor, layer: nn.Linear, residual: Tensor) -> Tensor:
     """residual + layer(x): x [T, in], residual [T, out] -> [T, out]. Only where `is_direct`."""
     if on_cuda(x):
-        return residual + product(x, layer.weight, layer.bias)
+        return residual + linear(x, layer)
     if len(x) <= MOST_ROWS:
         return _linear(x, laid_out(layer.weight), layer.bias, residual)
     return F.linear(x, layer.weight, layer.bias).add_(residual)
 
 
-def swish_gate(x: Tensor, gate_up: Tensor) -> Tensor:
-    """silu(x G^T) * x U^T, with G and U the halves of gate_up [2 m, in]: x [T, in] -> [T, m]. Only where `is_direct`."""
-    both, compiled = product(x, gate_up), kernel()
+def swish_gate(x: Tensor, gate_up: nn.Linear) -> Tensor:
+    """silu(G) * U, with G and U the halves of gate_up(x) [T, 2 m]: x [T, in] -> [T, m]. Only where `is_direct`; no bias."""
+    both, compiled = linear(x, gate_up), kernel()
     if on_cuda(both):
         from headway.model.cuda import elementwise
 

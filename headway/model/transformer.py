@@ -144,7 +144,7 @@ class Block(nn.Module):
 
     def _gated(self, x: Tensor) -> Tensor:
         if self.swish and products.is_direct(x):
-            return products.swish_gate(x, self.gate_up.weight)
+            return products.swish_gate(x, self.gate_up)
         return self._gate(products.linear(x, self.gate_up))
 
     def _gate(self, both: Tensor) -> Tensor:
@@ -191,8 +191,10 @@ class Decoder(nn.Module):
     @property
     def matrices(self) -> list[Tensor]:
         """Every weight that tokens are multiplied with, the output's among them."""
-        layers = [layer.weight for block in self.blocks for layer in cast(Block, block).products]
-        return [*layers, self.output_weight]
+        layers = [layer for block in self.blocks for layer in cast(Block, block).products]
+        if self.device.type == "cuda":  # what an adapted layer learned stands beside its weight there
+            layers = [getattr(layer, "base", layer) for layer in layers]
+        return [*(layer.weight for layer in layers), self.output_weight]
 
     def forward(self, ids: Tensor, layout: Layout, keep: Callable[[int, Tensor, Tensor], None] | None = None) -> Tensor:
         """Hidden states [T, width] of the documents in ids [T], after the last norm.

@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 
 from headway.config import Recipe
-from headway.machine import peak_memory_bytes
 from headway.engine.cache import card_bytes
+from headway.machine import peak_memory_bytes
 from headway.model.config import DecoderConfig
 from headway.plan import memory, probe
 from headway.plan.evidence import Evidence, look

@@ -1,4 +1,4 @@
-"""Decoding on a card: recorded steps, the kernels over tables, a host that is a step behind; what is drawn is the trainer's policy."""
+"""Decoding on a card: recorded steps, kernels over tables, a host that is a step behind; the trainer's policy is drawn from."""
 
 from dataclasses import replace
 
@@ -99,7 +99,7 @@ def test_a_step_does_not_wait_for_the_card() -> None:
     for number in range(16):
         session.add(number, Request((5, 6, 7), (sample_key(0, number),), 400, temperature=0.9 if number % 2 else 1.0))
     with torch.inference_mode():
-        for _ in range(20):
+        for _ in range(40):  # recorded by now, and no sample needs another block soon
             session.step()
         torch.cuda.set_sync_debug_mode("error")
         try:

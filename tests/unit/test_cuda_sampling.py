@@ -19,6 +19,7 @@ from headway.engine.engine import Engine
 from headway.engine.sampling import sample_key
 from headway.engine.tabled import CudaDecoding
 from headway.model import cuda, products
+from headway.model.adapters import Adapted, adapt, adapted
 from headway.model.attention import lay_out
 from headway.model.config import DecoderConfig
 from headway.model.head import token_logprobs
@@ -40,6 +41,8 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     def step_of(decoder: Decoder, cache: BlockCache) -> stepping.Step:
         return stepping.RecordedStep(decoder, CudaDecoding(cache, decoder.device), made)  # type: ignore[arg-type]
 
+    monkeypatch.setattr(Decoder, "matrices", property(matrices))
+    monkeypatch.setattr("headway.model.adapters.on_cuda", lambda _: torch.is_autocast_enabled("cpu"))
     for name in ("generation", "stepping", "batch"):
         monkeypatch.setattr(f"headway.engine.{name}.autocast", autocast)
     for name in ("generation", "engine"):
@@ -54,6 +57,12 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     monkeypatch.setattr(engine_module, "_AHEAD", {"cpu": 1})
     monkeypatch.setattr("headway.engine.batch.step_of", step_of)
     return made
+
+
+def matrices(decoder: Decoder) -> list[torch.Tensor]:
+    """As on CUDA."""
+    layers = [layer for block in decoder.blocks for layer in block.products]  # type: ignore[union-attr, operator]
+    return [*(getattr(layer, "base", layer).weight for layer in layers), decoder.output_weight]  # type: ignore[union-attr]
 
 
 def pack(weights: list[torch.Tensor], rows: int) -> None:
@@ -94,4 +103,21 @@ def test_families(variant: str, recorder: Recorder, tmp_path: Path, monkeypatch:
 def test_a_temperature(recorder: Recorder) -> None:
     config = DecoderConfig(96, 64, 2, 4, 2, 16, 96, qkv_bias=True, rotary_share=0.5, windows=(5, 0), max_positions=200)
     assert_sampled_is_trained(initialise(config, 0), 0.7)
+    assert recorder.replayed > 3
+
+
+def test_what_adapters_learned_stands_beside_the_weight(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In bfloat16 so little would be rounded away: the merged weight is never asked for."""
+    decoder = initialise(DecoderConfig(96, 64, 2, 4, 2, 16, 96, max_positions=200), 0)
+    adapt(decoder, 4, 8, ("q_proj", "v_proj", "gate_proj", "down_proj"), ("test",))
+    with torch.no_grad():
+        for _, _, product in adapted(decoder):
+            for part in product.parts.values():
+                part.lora_B["default"].weight.normal_(0, 0.02, generator=torch.Generator().manual_seed(1))  # type: ignore[index, union-attr]
+
+    def merged(_: Adapted) -> torch.Tensor:
+        raise AssertionError("the merged weight was asked for")
+
+    monkeypatch.setattr(Adapted, "weight", property(merged))
+    assert_sampled_is_trained(decoder)
     assert recorder.replayed > 3

@@ -34,7 +34,7 @@ def test_products_are_those_of_pytorch(rows: int, is_packed: bool) -> None:
         assert torch.allclose(products.linear(x, layer), wanted, atol=1e-5)
         assert torch.allclose(products.linear_add(x, layer, residual), wanted + residual, atol=1e-5)
         gate, up = (x @ gate_up.weight.T).chunk(2, -1)
-        assert torch.allclose(products.swish_gate(x, gate_up.weight), F.silu(gate) * up, atol=1e-5)
+        assert torch.allclose(products.swish_gate(x, gate_up), F.silu(gate) * up, atol=1e-5)
 
 
 def test_a_packed_weight_that_changes_is_read_anew() -> None:
