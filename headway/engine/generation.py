@@ -21,7 +21,7 @@ from torch import Tensor
 
 from headway.engine.cache import BlockCache, Strand, blocks_of
 from headway.engine.paged import Filling, decoding
-from headway.engine.sampling import Options, draw, uniforms
+from headway.engine.sampling import Options, draw, drawing_device, uniforms
 from headway.errors import EngineError
 from headway.model.head import next_logits
 from headway.model.precision import autocast, compute_dtype
@@ -308,8 +308,7 @@ class Generation:
         """Draw one token for each sample and write it down."""
         keys = np.array([s.key for s in samples], dtype=np.uint64)
         positions = np.array([len(s.tokens) for s in samples], dtype=np.int64)
-        device = hidden.device
-        noise = torch.from_numpy(uniforms(keys, positions)).to(device)
+        noise = torch.from_numpy(uniforms(keys, positions)).to(drawing_device(hidden.device))
         if samples is not self._active:
             options = self._options_of(samples)
         else:
@@ -335,7 +334,8 @@ class Generation:
             self._watch(samples)
 
     def _options_of(self, samples: Sequence[InFlight]) -> Options:
-        return Options.of([(s.asked, s.tokens) for s in samples], self._model.config.vocab_size, self._model.device)
+        device = drawing_device(self._model.device)
+        return Options.of([(s.asked, s.tokens) for s in samples], self._model.config.vocab_size, device)
 
     def _look_for_strings(self, sample: InFlight) -> None:
         """Note the stop string that the last token has completed, if any."""

@@ -176,7 +176,8 @@ class Decoding:
         return self._send(mask.repeat(self._kv, axis=0)).to(dtype), self._send(shared_mask.repeat(self._kv, axis=0)).to(dtype)
 
     def _send(self, array: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)).to(self._device, non_blocking=True)
+        is_kept = self._device.type == "cuda"  # it copies the array aside first; MPS would read memory that may be gone
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self._device, non_blocking=is_kept)
 
 
 class CompiledDecoding:

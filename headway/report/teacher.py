@@ -55,6 +55,7 @@ class Order:
     system: str
     top_k: int = 0
     min_p: float = 0.0
+    device: str = "auto"  # of a checkpoint
 
     @property
     def cuts(self) -> dict[str, float]:
@@ -123,7 +124,7 @@ def _teacher(order: Order, instruction: str, verifier: Verifier, say: Any) -> Te
     extra = json.dumps(order.cuts, sort_keys=True)
     own = order.temperature, order.top_p, order.max_tokens, order.seed
     settings = Settings(order.checkpoint, *own, instruction, extra=extra)
-    return load_teacher(order.checkpoint, settings, verifier)
+    return load_teacher(order.checkpoint, settings, verifier, order.device)
 
 
 def server_settings(base_url: str, model: str, max_cost: float, pairs: Sequence[str]) -> dict[str, Any]:
