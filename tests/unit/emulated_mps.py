@@ -8,6 +8,7 @@ rounding of Metal's kernels, and none of their bugs. The table is that of the in
 """
 
 import contextlib
+import inspect
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -65,9 +66,10 @@ class OnMps(Tensor):
     def __new__(cls, held: Tensor, **_: Any) -> "OnMps":
         if held.dtype == torch.float64:
             raise TypeError("Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64.")
-        made = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
-            cls, held.shape, strides=held.stride(), storage_offset=held.storage_offset(), dtype=held.dtype, device="cpu"
-        )
+        with torch.inference_mode(False):  # else no view of it could be made
+            made = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+                cls, held.shape, strides=held.stride(), storage_offset=held.storage_offset(), dtype=held.dtype, device="cpu"
+            )
         made.held = held
         return made
 
@@ -84,8 +86,10 @@ class OnMps(Tensor):
             rest = [x for x in args[1:] if not isinstance(x, str | torch.device)]
             kwargs.pop("device", None)
             return held.to(*rest, **kwargs) if func is Tensor.to and (rest or kwargs) else getattr(held, func.__name__)()
-        if func in (Tensor.data_ptr, Tensor.cuda):
-            raise RuntimeError(f"{func} of an MPS tensor")
+        if func in (Tensor.data_ptr, Tensor.storage, Tensor.untyped_storage):
+            asks = inspect.stack(0)[1:5]  # safetensors only looks whether two tensors lie in one place
+            assert any("safetensors" in frame.filename for frame in asks), "an address on the device is no place to read from"
+            return func(args[0].held)
         if func is Tensor.to:
             args = tuple(x for x in args if not isinstance(x, str | torch.device))
             kwargs.pop("device", None)
