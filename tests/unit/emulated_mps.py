@@ -12,13 +12,13 @@ import inspect
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 import torchgen
 import yaml
-from torch import Tensor, nn
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import return_and_correct_aliasing
 from torch.utils._pytree import tree_leaves, tree_map_only
@@ -79,22 +79,20 @@ class OnMps(Tensor):
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
-        if func in (Tensor.cpu, Tensor.numpy, Tensor.tolist) or (func is Tensor.to and _device_of(args, kwargs) == "cpu"):
-            if func is Tensor.numpy and not kwargs.get("force"):
-                raise TypeError("can't convert mps:0 device type tensor to numpy. Use Tensor.cpu() first.")
+        asked = _asked(args, kwargs) if func is Tensor.to else None
+        if asked is not None and asked.where == "cpu":
             held = args[0].detach().held.clone()
-            rest = [x for x in args[1:] if not isinstance(x, str | torch.device)]
-            kwargs.pop("device", None)
-            return held.to(*rest, **kwargs) if func is Tensor.to and (rest or kwargs) else getattr(held, func.__name__)()
+            return held if asked.kind is None else held.to(asked.kind)
+        if asked is not None:
+            return args[0] if asked.kind is None else args[0].type(asked.kind)
+        if func is Tensor.numpy and not kwargs.get("force"):
+            raise TypeError("can't convert mps:0 device type tensor to numpy. Use Tensor.cpu() first.")
+        if func in (Tensor.cpu, Tensor.numpy, Tensor.tolist):
+            return getattr(args[0].detach().held.clone(), func.__name__)()
         if func in (Tensor.data_ptr, Tensor.storage, Tensor.untyped_storage):
             asks = inspect.stack(0)[1:5]  # safetensors only looks whether two tensors lie in one place
             assert any("safetensors" in frame.filename for frame in asks), "an address on the device is no place to read from"
             return func(args[0].held)
-        if func is Tensor.to:
-            args = tuple(x for x in args if not isinstance(x, str | torch.device))
-            kwargs.pop("device", None)
-            if len(args) == 1 and not kwargs:
-                return args[0]
         with torch._C.DisableTorchFunctionSubclass():
             return func(*args, **kwargs)
 
@@ -117,10 +115,23 @@ class OnMps(Tensor):
         return return_and_correct_aliasing(func, args, kwargs, tree_map_only(Tensor, OnMps, out))
 
 
-def _device_of(args: Any, kwargs: Any) -> str:
-    """The device that a call of `to` names, "" where it names none."""
-    named = [x for x in (*args[1:], kwargs.get("device")) if isinstance(x, str | torch.device)]
-    return torch.device(named[0]).type if named else ""
+class _Asked(NamedTuple):
+    """What a call of `to` asks for; "" and None where it says nothing of the device or the type."""
+
+    where: str
+    kind: torch.dtype | None
+    waits: bool
+
+
+def _asked(args: Any, kwargs: Any) -> _Asked:
+    said = [*args[1:], *kwargs.values()]
+    where = next((torch.device(x).type for x in said if isinstance(x, str | torch.device)), "")
+    kind = next((x for x in said if isinstance(x, torch.dtype)), None)
+    others = [x for x in said if isinstance(x, Tensor)]
+    if others:
+        where, kind = others[0].device.type, others[0].dtype
+    is_hasty = kwargs.get("non_blocking", next((x for x in args[1:] if isinstance(x, bool)), False))
+    return _Asked(where, kind, not is_hasty)
 
 
 class _Making(TorchFunctionMode):
@@ -128,12 +139,10 @@ class _Making(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
-        if func is Tensor.to and not isinstance(args[0], OnMps) and _device_of(args, kwargs) == "mps":
-            assert not kwargs.pop("non_blocking", False), "a copy to MPS that does not wait reads memory that may be gone"
-            rest = [x for x in args[1:] if not isinstance(x, str | torch.device)]
-            kwargs.pop("device", None)
-            held = args[0].detach()
-            return OnMps(held.to(*rest, **kwargs).clone() if rest or kwargs else held.clone())
+        if func is Tensor.to and not isinstance(args[0], OnMps) and (asked := _asked(args, kwargs)).where == "mps":
+            assert asked.waits, "a copy to MPS that does not wait reads memory that may be gone"
+            held = args[0].detach().clone()
+            return OnMps(held if asked.kind is None else held.to(asked.kind))
         if "device" in kwargs and kwargs["device"] is not None and torch.device(kwargs["device"]).type == "mps":
             made = func(*args, **(kwargs | {"device": "cpu"}))
             return made if isinstance(made, OnMps) else OnMps(made)
@@ -145,14 +154,6 @@ def emulated() -> Iterator[None]:
     """MPS is there."""
     with pytest.MonkeyPatch.context() as patch, _Making():
         patch.setattr(torch.backends.mps, "is_available", lambda: True)
+        patch.setattr(torch.__future__, "get_swap_module_params_on_conversion", lambda: True)  # Module.to keeps the class
         yield
 
-
-def moved(model: Any) -> Any:
-    """The module with its weights and buffers on the device, in place (`Module.to` keeps the class of a weight)."""
-    for module in model.modules():
-        for name, weight in list(module.named_parameters(recurse=False)):
-            setattr(module, name, nn.Parameter(OnMps(weight.detach().clone()), requires_grad=weight.requires_grad))
-        for name, buffer in list(module.named_buffers(recurse=False)):
-            setattr(module, name, OnMps(buffer.detach().clone()))
-    return model

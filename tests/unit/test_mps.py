@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from emulated_mps import OnMps, emulated, moved
+from emulated_mps import OnMps, emulated
 from test_engine import STOP, model, random_requests
 from test_fit import Game
 from test_preference import pairs_of
@@ -73,7 +73,7 @@ REQUESTS = [
 
 def test_what_the_device_refuses_is_refused() -> None:
     x = torch.ones(3, device="mps")
-    assert (type(x), x.device.type, (x + 1).device.type, compute_dtype(moved(model()))) == (OnMps, "mps", "mps", torch.float32)
+    assert (type(x), x.device.type, (x + 1).device.type, compute_dtype(model().to("mps"))) == (OnMps, "mps", "mps", torch.float32)
     refused: list[tuple[type[Exception], str, Callable[[], object]]] = [
         (TypeError, "float64", lambda: x.double()),
         (TypeError, "float64", lambda: x.cumsum(-1, dtype=torch.float64)),
@@ -98,7 +98,7 @@ def test_samples_are_those_of_the_cpu(limits: dict[str, int], window: int) -> No
         for one in (plain, other):
             one.config = replace(one.config, windows=(window, 0))
     wanted = Engine(plain, STOP, **limits).generate(REQUESTS)
-    engine = Engine(moved(other), STOP, **limits)
+    engine = Engine(other.to("mps"), STOP, **limits)
     found = engine.generate(REQUESTS)
     assert not limits or engine.statistics.preemptions > 0
     for ours, theirs in zip(found, wanted, strict=True):
@@ -119,7 +119,7 @@ def test_a_large_vocabulary_is_drawn_from_as_on_the_cpu() -> None:
             for weight in one.parameters():
                 weight.normal_(0.0, 0.3, generator=torch.Generator().manual_seed(weight.numel()))
     requests = [replace(one, stop_ids=()) for one in REQUESTS[6:]] + [asked(top_p=0.999), asked(top_k=300)]
-    wanted, found = Engine(plain, [7]).generate(requests), Engine(moved(other), [7]).generate(requests)
+    wanted, found = Engine(plain, [7]).generate(requests), Engine(other.to("mps"), [7]).generate(requests)
     assert [[c.token_ids for c in group] for group in found] == [[c.token_ids for c in group] for group in wanted]
 
 
@@ -135,7 +135,7 @@ def test_sessions_that_keep_and_beams_are_those_of_the_cpu() -> None:
         beams = beam_search(decoder, asked().prompt_ids, 3, 20, STOP, count=3)
         return [*found, *(beam.token_ids for beam in beams)]
 
-    assert run(moved(model())) == run(model())
+    assert run(model().to("mps")) == run(model())
 
 
 def close(one: Tensor, other: Tensor, bound: float = 1e-5) -> bool:
@@ -146,7 +146,7 @@ def close(one: Tensor, other: Tensor, bound: float = 1e-5) -> bool:
 def test_log_probs_and_their_gradient_are_those_of_the_cpu(again: Any) -> None:
     documents = ragged(9)
     sides: list[tuple[Tensor, ...]] = []
-    for made in (moved(tiny()), tiny()):
+    for made in (tiny().to("mps"), tiny()):
         made.recompute = again
         flat = flatten(documents, made.device)
         with autocast(made):
@@ -163,7 +163,7 @@ def test_log_probs_and_their_gradient_are_those_of_the_cpu(again: Any) -> None:
 
 def test_reference_log_probs_are_those_of_the_cpu(tmp_path: Path) -> None:
     pairs, documents = pairs_of(5), ragged(4)
-    device, cpu = moved(tiny()), tiny()
+    device, cpu = tiny().to("mps"), tiny()
     assert torch.allclose(reference_logprobs(device, pairs, cache=tmp_path), reference_logprobs(cpu, pairs), atol=1e-4)
     for one, other in zip(Reference(device).logprobs(documents, True), Reference(cpu).logprobs(documents, True), strict=True):
         assert torch.allclose(one, other, atol=1e-5)
@@ -188,10 +188,10 @@ def test_training_is_that_of_the_cpu_and_goes_on_after_a_stop(kind: str, optimiz
     rows: dict[str, list[dict[str, Any]]] = {"cpu": [], "mps": []}
     ends: list[dict[str, Tensor]] = []
     for where in rows:
-        made = tiny() if where == "cpu" else moved(tiny())
+        made = tiny() if where == "cpu" else tiny().to("mps")
         for part, steps in enumerate((2, 4)):  # the second one resumes from the disk
             run = Run.open(tmp_path, parse_recipe({"name": f"{where}-{kind}", **_table()}, "one.toml"), "one.toml")
-            made = made if not part else tiny() if where == "cpu" else moved(tiny())
+            made = made if not part else tiny() if where == "cpu" else tiny().to("mps")
             with run:
                 fit(made, objective(kind, made), config, steps, StageFolder(run, "base"), lambda *row: rows[where].append(row[2]))  # noqa: B023
         ends.append({name: p.detach().cpu() for name, p in trained(made).items()})
@@ -208,7 +208,7 @@ def _table() -> dict[str, Any]:
 
 
 def test_what_looks_at_a_run_works_there() -> None:
-    made = moved(tiny())
+    made = tiny().to("mps")
     movement = Movement(made)
     with torch.no_grad():
         made.embedding.weight.add_(0.1)
