@@ -58,9 +58,7 @@ def serve(
     say("ended")
 
 
-def load_service(
-    checkpoint: str, name: str, slots: int, most: int, key: str, hosts: frozenset[str], device: str = "auto"
-) -> Any:
+def load_service(checkpoint: str, name: str, slots: int, most: int, key: str, hosts: frozenset[str], device: str = "auto") -> Any:
     """A checkpoint as a service, its engine's thread running: `Service.batcher.close()` ends that."""
     from headway.serve.app import Service
     from headway.serve.batcher import Batcher

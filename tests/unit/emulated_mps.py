@@ -3,12 +3,13 @@
     with emulated():  tensors made on, or moved to, "mps" are `OnMps`: their `.device` says mps, their numbers are the CPU's
 
 It refuses what MPS refuses: float64, an operator for which PyTorch's own table has no MPS kernel, an operand that lies on the
-CPU, the memory of a numpy array; and what corrupts data there: a copy from the CPU that does not wait. It knows no speed, no
-rounding of Metal's kernels, and none of their bugs. The table is that of the installed PyTorch (torchgen's native_functions.yaml).
+CPU, a view as a numpy array; and what corrupts data there: a copy from the CPU that does not wait. It knows no speed, no rounding
+of Metal's kernels, and none of their bugs. The table is that of the installed PyTorch (torchgen's native_functions.yaml).
 """
 
 import contextlib
 import inspect
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -40,7 +41,7 @@ def on_mps() -> frozenset[str]:
     path = Path(str(torchgen.__file__)).parent / "packaged/ATen/native/native_functions.yaml"
     found: set[str] = set()
     with path.open() as file:
-        table = yaml.load(file, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        table = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(file).get_single_data()
     for entry in table:
         name = entry["func"].split("(")[0].split(".")[0]
         keys = {key.strip() for keys in entry.get("dispatch", {}) for key in keys.split(",")}
@@ -54,6 +55,9 @@ def on_mps() -> frozenset[str]:
         if delegate.split(".")[0] in found:
             found.add(name)
     return frozenset(f"aten::{name}" for name in found)
+
+
+ran = Counter[str]()  # how often each operator was computed on the device
 
 
 class OnMps(Tensor):
@@ -105,7 +109,10 @@ class OnMps(Tensor):
         if name not in FROM_THE_CPU:
             strangers = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor) and not isinstance(t, OnMps)]
             if any(t.dim() for t in strangers):
-                raise RuntimeError(f"{name}: expected all tensors to be on the same device, but found at least two: mps:0 and cpu")
+                raise RuntimeError(
+                    f"{name}: expected all tensors to be on the same device, but found at least two: mps:0 and cpu"
+                )
+        ran[name] += 1
         plain_args, plain_kwargs = tree_map_only(OnMps, lambda t: t.held, (args, kwargs))
         out = func(*plain_args, **plain_kwargs)
         if name == "aten::_local_scalar_dense":
@@ -156,4 +163,3 @@ def emulated() -> Iterator[None]:
         patch.setattr(torch.backends.mps, "is_available", lambda: True)
         patch.setattr(torch.__future__, "get_swap_module_params_on_conversion", lambda: True)  # Module.to keeps the class
         yield
-

@@ -13,7 +13,6 @@ from emulated_mps import OnMps, emulated
 from test_engine import STOP, model, random_requests
 from test_fit import Game
 from test_preference import pairs_of
-from tiny_policy import STOP as TINY_STOP
 from tiny_policy import ragged, tiny
 from torch import Tensor
 
@@ -21,14 +20,11 @@ from headway.engine.beam import beam_search
 from headway.engine.engine import Engine
 from headway.engine.sampling import drawing_device, sample_key
 from headway.errors import ConfigError
-from headway.model import products
 from headway.model.checkpoint import load_decoder, save_decoder, weights_hash
 from headway.model.device import NAMES, device_named
 from headway.model.head import token_logprobs_and_entropy
-from headway.model.kernel import kernel
 from headway.model.precision import autocast, compute_dtype
 from headway.model.transformer import Decoder
-from headway.plan.probe import probe_products
 from headway.recipe import parse_recipe
 from headway.runs import Run
 from headway.stage_config import DpoConfig, RlConfig, StageConfig
