@@ -109,6 +109,8 @@ def _tell(found: Sampled, out: Path, say: Any, as_json: bool) -> None:
 
 def _teacher(order: Order, instruction: str, verifier: Verifier, say: Any) -> Teacher:
     if order.server:
+        if order.device != "auto":
+            raise ConfigError("--device is for a --checkpoint: a server has its own")
         sampling = {"temperature": order.temperature, "top_p": order.top_p, "max_tokens": order.max_tokens}
         config = endpoint_config({**sampling, **order.server})
         config = config.model_copy(update={"extra": order.cuts | config.extra})
