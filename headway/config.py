@@ -173,7 +173,7 @@ class Recipe(Section):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     seed: int = Field(default=0, ge=0)
     threads: int = Field(default=0, ge=0)  # CPU threads; 0 = all cores
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"  # auto: CUDA where there is one, else the CPU
     verifier: str = Field(default="rules@1", min_length=1)  # whose verdicts the stages' selections go by; see docs/judge.md
     problems: ProblemsConfig
     model: ModelConfig = ModelConfig()

@@ -11,6 +11,7 @@ import platform
 import re
 import resource
 import shutil
+import subprocess
 import sys
 import time
 from contextlib import suppress
@@ -54,10 +55,27 @@ def environment(threads: int) -> dict[str, Any]:
 
 
 def c_compiler() -> str | None:
-    """The C compiler that the kernels are made with (`model.kernel`); None without one, or where HEADWAY_KERNEL=0."""
-    if os.environ.get("HEADWAY_KERNEL") == "0":
+    """The C compiler that the kernels are made with (`model.kernel`); None without one that can, or where HEADWAY_KERNEL=0.
+
+    On a Mac only the one that the variable CC names: its `cc` is a clang that cannot, and where the developer tools are missing,
+    to call it opens a window that wants to install them.
+    """
+    named = os.environ.get("CC", "")
+    if os.environ.get("HEADWAY_KERNEL") == "0" or (sys.platform == "darwin" and not named):
         return None
-    return shutil.which(os.environ.get("CC") or "cc") or shutil.which("gcc") or shutil.which("clang")
+    names = (named or "cc", "gcc", "clang")
+    return next((found for name in names if (found := shutil.which(name)) and _can_compile(found)), None)
+
+
+@cache
+def _can_compile(compiler: str) -> bool:
+    """Whether a compiler has what the kernels are written in: OpenMP, GCC's vectors, and this machine's own processor."""
+    text = "typedef int V __attribute__((vector_size(64))); V f(V a, V b) { return __builtin_shuffle(a, b); }"
+    command = [compiler, "-fopenmp", "-march=native", "-fsyntax-only", "-x", "c", "-"]
+    try:
+        return subprocess.run(command, input=text.encode(), capture_output=True, timeout=60).returncode == 0
+    except (OSError, subprocess.SubprocessError):
+        return False
 
 
 @cache

@@ -17,6 +17,7 @@ from headway.engine.engine import Engine
 from headway.errors import CheckpointError, ConfigError
 from headway.model.checkpoint import load_decoder, read_extra
 from headway.model.config import DecoderConfig
+from headway.model.device import device_named
 from headway.model.precision import compute_dtype
 from headway.model.tokenizer import Tokenizer
 from headway.model.transformer import Decoder, initialise
@@ -30,13 +31,11 @@ NEW_POSITIONS = 1024  # of a new decoder, where the recipe does not say
 
 def device_of(recipe: Recipe) -> torch.device:
     """The recipe's device; "auto" takes CUDA, else the CPU. Raises ConfigError where it is not there."""
-    has_cuda = torch.cuda.is_available()
-    if recipe.device == "cuda" and not has_cuda:
-        raise ConfigError("'device' = 'cuda': this machine has none")
-    if not has_cuda or recipe.device == "cpu":
-        return torch.device("cpu")
-    if ranks.size() == 1:
-        return torch.device("cuda")
+    device = device_named(recipe.device)
+    if device.type == "mps" and ranks.size() > 1:
+        raise ConfigError("'device' = 'mps': one process has it alone; start it without torchrun, or --set device=cpu")
+    if device.type != "cuda" or ranks.size() == 1:
+        return device
     if local_rank() >= torch.cuda.device_count():
         raise ConfigError(
             f"{local_rank() + 1} or more ranks on this machine, which has {torch.cuda.device_count()} GPUs: one a rank is needed"

@@ -35,14 +35,14 @@ HELP = """/set NAME VALUE   change a setting; /set alone shows all
 Read = Callable[[str], str]  # prompt -> line; EOFError at the end
 
 
-def chat(checkpoint: str, settings: Settings, instruction: str | None) -> None:
+def chat(checkpoint: str, settings: Settings, instruction: str | None, device: str = "auto") -> None:
     """Load a checkpoint and talk. `instruction` None: what the checkpoint was trained with, where it says so.
 
     Raises what loading raises; ConfigError for settings out of range, a template that refuses them, an empty standard input.
     """
     checked(settings)
     question = "" if sys.stdin.isatty() else _piped()
-    tokenizer, engine = load_engine(checkpoint)
+    tokenizer, engine = load_engine(checkpoint, device)
     if instruction is None:
         instruction = str(read_extra(checkpoint).get("instruction", ""))
     talk = Talk(checkpoint, tokenizer, engine, replace(settings, instruction=instruction))

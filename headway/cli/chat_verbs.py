@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from headway.cli.folders import checkpoint_folder
-from headway.cli.options import CheckpointArgument, app
+from headway.cli.options import CheckpointArgument, DeviceOption, app
 
 
 @app.command()
@@ -27,10 +27,11 @@ def chat(
         str | None, typer.Option("--instruction", help="Follows each question; default: what the checkpoint was trained with.")
     ] = None,
     show_thinking: Annotated[bool, typer.Option("--show-thinking", help="Thoughts whole, not folded to one line.")] = False,
+    device: DeviceOption = "auto",
 ) -> None:
     """Talk with a checkpoint in the terminal; a question from a pipe gets its answer alone."""
     from headway.chat.loop import chat
     from headway.chat.settings import Settings
 
     settings = Settings(temperature, top_p, top_k, min_p, max_tokens, seed, system, "", show_thinking)
-    chat(checkpoint_folder(checkpoint), settings, instruction)
+    chat(checkpoint_folder(checkpoint), settings, instruction, device)

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from headway.cli.folders import checkpoint_folder, store_folder
-from headway.cli.options import CheckpointArgument, JsonOption, RunOption, StoreArgument, app
+from headway.cli.options import CheckpointArgument, DeviceOption, JsonOption, RunOption, StoreArgument, app
 
 
 @app.command()
@@ -111,6 +111,7 @@ def sample(
     instruction: Annotated[str | None, typer.Option("--instruction", help="Follows the question; default: a recipe's.")] = None,
     system: Annotated[str, typer.Option("--system", help="A system turn before the question.")] = "",
     max_cost: Annotated[float, typer.Option("--max-cost", min=0, help="Of the policy over all calls; needs the prices.")] = 0.0,
+    device: DeviceOption = "auto",
     server: Annotated[
         list[str] | None,
         typer.Option(
@@ -124,7 +125,7 @@ def sample(
 
     order = Order(
         out, rollouts, server_settings(base_url, model, max_cost, server or []), checkpoint, data, data_split, recipe, split,
-        problems, policy, temperature, top_p, max_tokens, seed, instruction, system, top_k, min_p,
+        problems, policy, temperature, top_p, max_tokens, seed, instruction, system, top_k, min_p, device,
     )  # fmt: skip
     sample(order, as_json)
 
@@ -139,6 +140,7 @@ def serve(
     is_open: Annotated[bool, typer.Option("--open", help="Let others in without a key.")] = False,
     slots: Annotated[int, typer.Option("--slots", min=1, max=1024, help="Samples that run at once.")] = 32,
     queue: Annotated[int, typer.Option("--queue", min=1, help="Requests at work or waiting; more are told to come back.")] = 256,
+    device: DeviceOption = "auto",
 ) -> None:
     """Serve a checkpoint behind OpenAI's interface, on this machine."""
     from headway.serve.run import serve
@@ -153,4 +155,5 @@ def serve(
         slots,
         queue,
         lambda note: print(note, file=sys.stderr, flush=True),
+        device,
     )

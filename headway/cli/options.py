@@ -31,4 +31,5 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.
 CheckpointArgument = Annotated[
     str, typer.Argument(metavar="CHECKPOINT", help="A Hugging Face folder, a run or RUN/STAGE, or a hub name.")
 ]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto (CUDA where there is one, else the CPU), cpu, cuda or mps.")]
 StoreArgument = Annotated[str, typer.Argument(metavar="STORE", help="A folder of tables, or a run.")]

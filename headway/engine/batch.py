@@ -19,7 +19,7 @@ from torch import Tensor
 
 from headway.engine.cache import BlockCache
 from headway.engine.flight import InFlight
-from headway.engine.sampling import Drawn, Options, draw, uniforms
+from headway.engine.sampling import Drawn, Options, draw, drawing_device, uniforms
 from headway.engine.stepping import step_of
 from headway.engine.transfer import Coming, send
 from headway.model.head import next_logits
@@ -93,7 +93,7 @@ class Batch:
         """Draw the first token of each of these, from their prompts' last hidden states [B, width]."""
         with autocast(self._model):  # the products of training, of the output matrix, too
             logits = next_logits(hidden, self._model.output_weight)
-        noise = send(self._noise(samples), self._model.device)
+        noise = send(self._noise(samples), drawing_device(self._model.device))
         self._tell(draw(logits, noise, self._options_of(samples)), samples, version, -1)
 
     def _tell(self, drawn: Drawn, samples: list[InFlight], version: int, batch: int) -> None:
@@ -127,4 +127,5 @@ class Batch:
         return everywhere[send(np.array(index, dtype=np.int64), device)]
 
     def _options_of(self, samples: Sequence[InFlight]) -> Options:
-        return Options.of([(s.asked, s.tokens) for s in samples], self._model.config.vocab_size, self._model.device)
+        device = drawing_device(self._model.device)
+        return Options.of([(s.asked, s.tokens) for s in samples], self._model.config.vocab_size, device)

@@ -62,6 +62,14 @@ def check_options(request: Request, where: str) -> None:
             raise EngineError(f"{where}: {name} is {value}, it should be {wanted}")
 
 
+def drawing_device(device: torch.device) -> torch.device:
+    """Where the tokens of a model on `device` are drawn: there, but of MPS, which has no float64, on the CPU.
+
+    The memory is one there, and the logits of a step are a small part of it.
+    """
+    return torch.device("cpu") if device.type == "mps" else device
+
+
 class Drawn(NamedTuple):
     """Tokens int64 [B], their log-probs float32 [B], and entropies float32 [B] in nats where a row wants them.
 
@@ -161,7 +169,11 @@ def _add_cut(options: Options, requests: Sequence[Request], vocabulary: int, dev
 
 
 def draw(logits: Tensor, noise: Tensor, options: Options) -> Drawn:
-    """Draw one token a row: logits float32 [B, V] as the model gives them, noise float64 [B] in [0, 1). See `Options`."""
+    """Draw one token a row: logits float32 [B, V] as the model gives them, noise float64 [B] in [0, 1). See `Options`.
+
+    Drawn where the noise and the options are: `drawing_device` says where that is to be.
+    """
+    logits = logits.to(noise.device)
     logits = _penalised(logits, options)
     scale, greedy = _temperatures(options)
     scaled = logits if scale is None else logits * scale

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from headway.engine.cache import BlockCache, Strand
 from headway.engine.paged import Decoding
-from headway.engine.sampling import Drawn, Options, draw
+from headway.engine.sampling import Drawn, Options, draw, drawing_device
 from headway.engine.tabled import CompiledDecoding, CudaDecoding, decoding
 from headway.engine.transfer import Steady, send
 from headway.model import products
@@ -46,7 +46,7 @@ class Step:
         """Draw for each strand, whose last token is in ids [B] and for which there is room; noise float64 [B]."""
         device = self._model.device
         positions = send(self.decoding.begin(strands), device)
-        return draw(self._logits(ids, positions), send(noise, device), options)
+        return draw(self._logits(ids, positions), send(noise, drawing_device(device)), options)
 
     def _logits(self, ids: Tensor, positions: Tensor) -> Tensor:
         with autocast(self._model):

@@ -22,6 +22,7 @@ from torch import Tensor
 from headway.engine.engine import Engine
 from headway.engine.sampling import sample_key
 from headway.model.config import DecoderConfig
+from headway.model.device import synchronise
 from headway.model.precision import autocast
 from headway.model.transformer import Decoder, initialise
 from headway.plan.work import Work
@@ -174,10 +175,8 @@ def _sample(model: Decoder, works: list[Work]) -> float:
 
 
 def _timed(run: Callable[[], object], device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    synchronise(device)
     started = time.perf_counter()
     run()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    synchronise(device)
     return time.perf_counter() - started

@@ -15,9 +15,9 @@ from headway.teacher.sampling import Settings
 from headway.verify.judge import Verifier
 
 
-def load_teacher(checkpoint: str, settings: Settings, verifier: Verifier) -> LocalTeacher:
-    """The teacher on CUDA where there is one, else on the CPU. Its policy stands for these weights: `model` holds their hash."""
-    tokenizer, engine = load_engine(checkpoint)
+def load_teacher(checkpoint: str, settings: Settings, verifier: Verifier, device: str = "auto") -> LocalTeacher:
+    """The teacher on its device (see `load_engine`). Its policy stands for these weights: `model` holds their hash."""
+    tokenizer, engine = load_engine(checkpoint, device)
     name = checkpoint.rstrip("/").rsplit("/", 1)[-1]
     settings = replace(settings, model=f"{name}#{weights_hash(engine.model)[:12]}")
     sampler = Sampler(engine, tokenizer, verifier, settings.instruction, settings.seed)

@@ -55,6 +55,7 @@ class Order:
     system: str
     top_k: int = 0
     min_p: float = 0.0
+    device: str = "auto"  # of a checkpoint
 
     @property
     def cuts(self) -> dict[str, float]:
@@ -108,6 +109,8 @@ def _tell(found: Sampled, out: Path, say: Any, as_json: bool) -> None:
 
 def _teacher(order: Order, instruction: str, verifier: Verifier, say: Any) -> Teacher:
     if order.server:
+        if order.device != "auto":
+            raise ConfigError("--device is for a --checkpoint: a server has its own")
         sampling = {"temperature": order.temperature, "top_p": order.top_p, "max_tokens": order.max_tokens}
         config = endpoint_config({**sampling, **order.server})
         config = config.model_copy(update={"extra": order.cuts | config.extra})
@@ -123,7 +126,7 @@ def _teacher(order: Order, instruction: str, verifier: Verifier, say: Any) -> Te
     extra = json.dumps(order.cuts, sort_keys=True)
     own = order.temperature, order.top_p, order.max_tokens, order.seed
     settings = Settings(order.checkpoint, *own, instruction, extra=extra)
-    return load_teacher(order.checkpoint, settings, verifier)
+    return load_teacher(order.checkpoint, settings, verifier, order.device)
 
 
 def server_settings(base_url: str, model: str, max_cost: float, pairs: Sequence[str]) -> dict[str, Any]:

@@ -19,7 +19,18 @@ Say = Callable[[str], None]
 _LOCAL_NAMES = frozenset({"127.0.0.1", "localhost", "[::1]"})
 
 
-def serve(checkpoint: str, host: str, port: int, name: str, key_env: str, is_open: bool, slots: int, most: int, say: Say) -> None:
+def serve(
+    checkpoint: str,
+    host: str,
+    port: int,
+    name: str,
+    key_env: str,
+    is_open: bool,
+    slots: int,
+    most: int,
+    say: Say,
+    device: str = "auto",
+) -> None:
     """Serve until Ctrl-C. ConfigError for an address that needs a key, a port in use, or what is not installed."""
     try:
         import starlette  # noqa: F401
@@ -31,7 +42,8 @@ def serve(checkpoint: str, host: str, port: int, name: str, key_env: str, is_ope
         raise ConfigError(f"--host {host} lets others in: name the variable with a key by --api-key-env, or say --open")
     listening = _listen(host, port)
     with listening:
-        service = load_service(checkpoint, name, slots, most, key, _LOCAL_NAMES if _is_loopback(host) else frozenset({""}))
+        hosts = _LOCAL_NAMES if _is_loopback(host) else frozenset({""})
+        service = load_service(checkpoint, name, slots, most, key, hosts, device)
         try:
             config = uvicorn.Config(
                 service.app(), ws="none", log_level="warning", timeout_graceful_shutdown=5, limit_concurrency=1024
@@ -46,13 +58,13 @@ def serve(checkpoint: str, host: str, port: int, name: str, key_env: str, is_ope
     say("ended")
 
 
-def load_service(checkpoint: str, name: str, slots: int, most: int, key: str, hosts: frozenset[str]) -> Any:
+def load_service(checkpoint: str, name: str, slots: int, most: int, key: str, hosts: frozenset[str], device: str = "auto") -> Any:
     """A checkpoint as a service, its engine's thread running: `Service.batcher.close()` ends that."""
     from headway.serve.app import Service
     from headway.serve.batcher import Batcher
     from headway.serve.loading import load_engine
 
-    tokenizer, engine = load_engine(checkpoint)
+    tokenizer, engine = load_engine(checkpoint, device)
     batcher = Batcher(engine, slots, most)
     return Service(name or Path(checkpoint).name, tokenizer, engine.model.config.max_positions, batcher, hosts, key)
 

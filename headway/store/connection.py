@@ -81,11 +81,21 @@ def _spill(folder: Path) -> Path:
     """
     host = socket.gethostname().replace("-", "_")
     for left in folder.glob(f".spill-{host}-*-*"):
-        owner = left.name.split("-")[2]
-        if Path("/proc/self").exists() and not Path(f"/proc/{owner}").exists():
+        if _has_ended(left.name.split("-")[2]):
             shutil.rmtree(left, ignore_errors=True)
     place = folder / ".spill" if os.access(folder, os.W_OK) else Path(tempfile.gettempdir()) / "headway-spill"
     return place.with_name(f"{place.name}-{host}-{os.getpid()}-{next(_CONNECTIONS)}")
+
+
+def _has_ended(process: str) -> bool:
+    """Whether no process of this machine has that number."""
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return True
+    except (ValueError, OverflowError, PermissionError):
+        pass
+    return False
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 
+from headway.model.device import empty_cache
 from headway.model.transformer import Decoder
 from headway.ranks import size
 
@@ -65,8 +66,7 @@ def _release(model: Decoder) -> None:
     """Let go of what the failed try has left."""
     model.zero_grad(set_to_none=True)
     gc.collect()
-    if model.device.type == "cuda":
-        torch.cuda.empty_cache()
+    empty_cache(model.device)
 
 
 def _smaller(objective: Divisible, sizes: list[int]) -> Sequence[Any]:

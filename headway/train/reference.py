@@ -92,7 +92,7 @@ class Reference:
             with autocast(self._model):  # around all of them: the weights are rounded once
                 for number, (key, document) in enumerate(missing, 1):
                     found = document_logprobs(self._model, flatten([document], self._model.device), self._temperature)
-                    values = found if per_token else found.double().sum()[None]
+                    values = found if per_token else found.cpu().double().sum()[None]  # there are devices without float64
                     fresh[key] = values.float().cpu().numpy()
                     self._show(min(total, done + number * size()), total, {})
                     if time.monotonic() - flushed > self._flush_seconds:
@@ -152,7 +152,8 @@ class Reference:
 def weights_hash(model: torch.nn.Module) -> bytes:
     """BLAKE2b of every parameter's name, type, shape and bytes, in order of name; large ones in pieces, on torch's threads."""
     named = sorted(model.named_parameters())
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+    is_shared = all(weight.device.type != "mps" for _, weight in named)  # MPS takes work from one thread at a time
+    with ThreadPoolExecutor(torch.get_num_threads() if is_shared else 1) as pool:
         digests = list(pool.map(_hash_piece, (piece for _, weight in named for piece in _pieces(weight))))
     shapes = json.dumps([(name, str(weight.dtype), list(weight.shape)) for name, weight in named])
     return _digest(shapes.encode(), *digests)

@@ -14,6 +14,7 @@ It does not know completions, outcomes or time.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import resource
 import sys
@@ -100,7 +101,8 @@ def answer_one(request: dict[str, str], say: Any) -> str:
 
 def _limit(memory_mb: int) -> None:
     size = memory_mb * 2**20
-    resource.setrlimit(resource.RLIMIT_AS, (size, size))
+    with contextlib.suppress(*(() if sys.platform == "linux" else (OSError, ValueError))):  # macOS has no such limit
+        resource.setrlimit(resource.RLIMIT_AS, (size, size))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
