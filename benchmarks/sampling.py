@@ -83,15 +83,19 @@ def transformers(folder: Path) -> Generate:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     from transformers import AutoModelForCausalLM
 
-    model: Any = AutoModelForCausalLM.from_pretrained(str(folder), dtype=torch.float32).eval()
+    return padded(AutoModelForCausalLM.from_pretrained(str(folder), dtype=torch.float32).eval())
+
+
+def padded(model: Any, **more: Any) -> Generate:
+    """`generate` of a model of transformers on one padded batch; `more` are further settings of it."""
 
     def generate(job: Job) -> int:
         longest, most = max(map(len, job.prompts)), max(job.lengths)
-        ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in job.prompts])
-        mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in job.prompts])
+        ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in job.prompts], device=model.device)
+        mask = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in job.prompts]
         how = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "repetition_penalty": 1.0}
         how |= {"max_new_tokens": most, "min_new_tokens": most, "num_return_sequences": job.samples, "pad_token_id": 0}
-        out = model.generate(input_ids=ids, attention_mask=mask, **how)
+        out = model.generate(input_ids=ids, attention_mask=torch.tensor(mask, device=model.device), **how, **more)
         assert out.shape == (len(job.prompts) * job.samples, longest + most)
         return job.new_tokens
 
@@ -134,8 +138,8 @@ def machine() -> tuple[float, float]:
     return 4 * 2**28 / best_of(5, large.sum), 2 * 1024**3 / best_of(10, lambda: a @ b)
 
 
-def limit(job: Job, config: dict[str, Any], bandwidth: float, rate: float) -> float:
-    """Seconds that the decode steps take at least (see above)."""
+def limit(job: Job, config: dict[str, Any], bandwidth: float, rate: float, size: int = 4) -> float:
+    """Seconds that the decode steps take at least (see above), where a number is `size` bytes."""
     width, heads = config["hidden_size"], config["num_attention_heads"]
     head = config.get("head_dim") or width // heads
     kv = (config.get("num_key_value_heads") or heads) * head
@@ -147,7 +151,7 @@ def limit(job: Job, config: dict[str, Any], bandwidth: float, rate: float) -> fl
         alive = [len(p) + step for p, length in zip(job.prompts, job.lengths, strict=True) if length > step]
         positions = job.samples * sum(alive)
         operations = 2 * weights * job.samples * len(alive) + 4 * layers * heads * head * positions
-        seconds += max(4 * (weights + 2 * layers * kv * positions) / bandwidth, operations / rate)
+        seconds += max(size * (weights + 2 * layers * kv * positions) / bandwidth, operations / rate)
     return seconds
 
 
