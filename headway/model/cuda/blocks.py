@@ -8,8 +8,8 @@
 
 keys [blocks, kv_heads, d, BLOCK], values [blocks, kv_heads, BLOCK, d]. Launches depend on shapes alone; lengths, block numbers
 and how a sequence is split are read on the card, so that a captured CUDA graph serves as long as batch and memory stay. No tile
-mixes pools, and an empty pool is never read. To be imported only where Triton is. This file does not know what a sequence is, nor who
-gives blocks out.
+mixes pools, and an empty pool is never read. To be imported only where Triton is. This file does not know what a sequence is, nor
+who gives blocks out.
 """
 
 from __future__ import annotations

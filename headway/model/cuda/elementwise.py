@@ -5,8 +5,8 @@
     gate          silu(gate) * up                                                    a program a tile of a row
 
 They round where the trainer's PyTorch rounds under autocast to bfloat16, so that sampler and trainer are one policy; only sums
-run in another order. Sizes are compiled in; nothing waits for the card, and nothing but the result is allocated, so that all of it
-can be captured in a CUDA graph. To be imported only where Triton is. This file does not know what a layer is, nor attention.
+run in another order. Sizes are compiled in; nothing waits for the card, and nothing but the result is allocated, so that all of
+it can be captured in a CUDA graph. To be imported only where Triton is. This file does not know what a layer is, nor attention.
 """
 
 from __future__ import annotations
