@@ -254,7 +254,7 @@ def stored(batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 def check_attention(blocks: ModuleType, batch: Batch, window: int, splits: int, most: float = 0.0) -> None:
-    """Attend; compare with the dense softmax (`most`: how far off), and see that the new tokens were stored, and nothing else was."""
+    """Attend; compare with the dense softmax (`most`: how far off), and see that new tokens were stored, and nothing else."""
     scale = batch.q.shape[2] ** -0.5
     wanted, memory = dense(batch, scale, window), (*stored(batch), *(x.clone() for x in batch.shared[3:]))
     found = blocks.attend(batch.q, batch.k, batch.v, *batch.pools(blocks.Table), scale, window, splits=splits)

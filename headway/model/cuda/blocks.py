@@ -215,8 +215,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor, own: Pool, shared: Pool, scale: floa
 
 
 def _splits(programs: int, device: torch.device) -> int:
-    """Splits of each sequence, for so many programs without: a function of shapes and of the card alone."""
-    return max(1, min(_MOST_SPLITS, _PROGRAMS * _multiprocessors(device) // programs)) if device.type == "cuda" else 1
+    """Splits of each sequence, for so many programs without: a power of two, from shapes and the card alone."""
+    if device.type != "cuda":
+        return 1
+    most = min(_MOST_SPLITS, _PROGRAMS * _multiprocessors(device) // programs)
+    return 1 << max(0, most.bit_length() - 1)  # each number is compiled for itself
 
 
 @cache
