@@ -4,6 +4,9 @@ What only a card shows (layouts, races, alignment) is in tests/gpu/test_cuda_com
 """
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -29,6 +32,19 @@ from cuda_cases import (
 )
 
 from headway.model import cuda
+
+FOR_HOPPER = """
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from headway.model.cuda import elementwise, launch
+types = {"both": "*bf16", "cos": "*fp32", "sin": "*fp32", "offset": "fp32", "eps": "fp32", "q_weight": "*fp32", "k_weight": "*fp32"}
+sizes = dict(HEADS=4, ALL_HEADS=8, DIM=64, TURNED=64, HALF=32, REST=1, HAS_NORM=False)
+signature = {name: types.get(name, "constexpr") for name in elementwise._turn.arg_names}
+constants = {(elementwise._turn.arg_names.index(name),): value for name, value in sizes.items()}
+source = ASTSource(fn=elementwise._turn, signature=signature, constexprs=constants)
+print(triton.compile(source, target=GPUTarget("cuda", 90, 32), options=launch(1)).asm["ptx"])
+"""
 
 
 def check(batch: Batch, window: int, splits: int) -> None:
@@ -59,6 +75,15 @@ def test_norms_are_rounded_once(rows: int, size: int, dtype: torch.dtype, offset
 @pytest.mark.parametrize("norms", [False, True])
 def test_heads_are_the_trainer_s(heads: int, kv_heads: int, dim: int, turned: int, norms: bool) -> None:
     check_heads(interpreted()[0], heads, kv_heads, dim, turned, norms)
+
+
+@needs_interpreter
+def test_a_product_that_the_trainer_rounds_is_not_fused_with_the_sum(tmp_path: Path) -> None:
+    """What the interpreter cannot show, and a Hopper card would: bf16(a cos) + bf16(b sin) as one instruction that rounds once."""
+    environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path)}
+    made = subprocess.run([sys.executable, "-c", FOR_HOPPER], capture_output=True, text=True, check=True, env=environment).stdout
+    assert "mul" in made
+    assert "fma" not in made
 
 
 @needs_interpreter

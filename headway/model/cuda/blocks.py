@@ -205,11 +205,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor, own: Pool, shared: Pool, scale: floa
         q, q.stride(0), out, sums, found, scale * _LOG2_E, *table, keys, values, *shared_table, shared_keys, shared_values,
         KV_HEADS=kv_heads, GROUP=group, ROWS=max(_FEWEST_ROWS, triton.next_power_of_2(group)), BLOCK=block, TILE=tile,
         WINDOW=window, SPLITS=splits, **sizes,
-        **launch(4, 3 if tile_bytes <= _SMALL_TILE else 2 if tile_bytes <= _TILE_BYTES else 1),
+        **launch(4, 3 if tile_bytes <= _SMALL_TILE else 2 if tile_bytes <= _TILE_BYTES else 1, fuses=True),
     )  # fmt: skip
     if splits > 1:
         _combine[(batch * heads,)](
-            out, sums, found, SPLITS=splits, PADDED_SPLITS=triton.next_power_of_2(splits), **sizes, **launch(2)
+            out, sums, found, SPLITS=splits, PADDED_SPLITS=triton.next_power_of_2(splits), **sizes, **launch(2, fuses=True)
         )
     return out
 

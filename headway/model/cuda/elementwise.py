@@ -85,7 +85,7 @@ def _turn(
         sin_low = tl.load(sin + turn, mask=inside, other=0.0).to(tl.bfloat16).to(tl.float32)
         cos_high = tl.load(cos + TURNED // 2 + turn, mask=inside, other=0.0).to(tl.bfloat16).to(tl.float32)
         sin_high = tl.load(sin + TURNED // 2 + turn, mask=inside, other=0.0).to(tl.bfloat16).to(tl.float32)
-        # each product is rounded before the sum, as in rope.rotate
+        # each product is rounded before the sum, as in rope.rotate: `launch` must not let them be fused
         new_low = (low * cos_low).to(tl.bfloat16).to(tl.float32) - (high * sin_low).to(tl.bfloat16).to(tl.float32)
         new_high = (high * cos_high).to(tl.bfloat16).to(tl.float32) + (low * sin_high).to(tl.bfloat16).to(tl.float32)
         tl.store(start + at, new_low.to(tl.bfloat16), mask=inside)
