@@ -38,7 +38,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from headway.model.cuda import elementwise, launch
-types = {"both": "*bf16", "cos": "*fp32", "sin": "*fp32", "offset": "fp32", "eps": "fp32", "q_weight": "*fp32", "k_weight": "*fp32"}
+types = {"both": "*bf16", "offset": "fp32", "eps": "fp32"} | dict.fromkeys(["q_weight", "k_weight", "cos", "sin"], "*fp32")
 sizes = dict(HEADS=4, ALL_HEADS=8, DIM=64, TURNED=64, HALF=32, REST=1, HAS_NORM=False)
 signature = {name: types.get(name, "constexpr") for name in elementwise._turn.arg_names}
 constants = {(elementwise._turn.arg_names.index(name),): value for name, value in sizes.items()}
@@ -79,7 +79,7 @@ def test_heads_are_the_trainer_s(heads: int, kv_heads: int, dim: int, turned: in
 
 @needs_interpreter
 def test_a_product_that_the_trainer_rounds_is_not_fused_with_the_sum(tmp_path: Path) -> None:
-    """What the interpreter cannot show, and a Hopper card would: bf16(a cos) + bf16(b sin) as one instruction that rounds once."""
+    """What the interpreter cannot show, and Hopper would: bf16(a cos) + bf16(b sin) as one instruction that rounds once."""
     environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path)}
     made = subprocess.run([sys.executable, "-c", FOR_HOPPER], capture_output=True, text=True, check=True, env=environment).stdout
     assert "mul" in made
