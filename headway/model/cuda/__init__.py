@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 
@@ -22,6 +24,13 @@ def is_there() -> bool:
     except ImportError:
         return False
     return True
+
+
+def jit(function: Callable[..., Any]) -> Any:
+    """`triton.jit`, of a type that is known also where Triton is not: the result is launched as kernel[grid](...)."""
+    import triton  # pyright: ignore[reportMissingImports]
+
+    return triton.jit(function)
 
 
 def launch(warps: int, stages: int = 1, fuses: bool = False) -> dict[str, int]:

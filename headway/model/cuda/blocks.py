@@ -22,7 +22,7 @@ import triton  # pyright: ignore[reportMissingImports]
 import triton.language as tl  # pyright: ignore[reportMissingImports]
 from torch import Tensor
 
-from headway.model.cuda import launch
+from headway.model.cuda import jit, launch
 
 _MOST_SPLITS = 32
 _PROGRAMS = 2  # a multiprocessor, before sequences are split no further
@@ -43,7 +43,7 @@ class Table(NamedTuple):
 Pool = tuple[Table, Tensor, Tensor]  # with keys and values
 
 
-@triton.jit
+@jit
 @no_type_check
 def _store(
     k, v, k_stride, v_stride, blocks, first, lengths, keys, values,
@@ -64,7 +64,7 @@ def _store(
         tl.store(values + start + place * DIM + at, value.to(values.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@jit
 @no_type_check
 def _take(
     asked, most, total, found, tile, blocks, keys, values, head, oldest, length, scale,
@@ -94,7 +94,7 @@ def _take(
     return highest, total, found
 
 
-@triton.jit
+@jit
 @no_type_check
 def _attend(
     q, q_stride, out, part_sums, part_found, scale,
@@ -153,7 +153,7 @@ def _attend(
             tl.store(part_found + part[:, None] * DIM + dims[None, :], found, mask=is_asked)
 
 
-@triton.jit
+@jit
 @no_type_check
 def _combine(
     out, part_sums, part_found, DIM: tl.constexpr, PADDED: tl.constexpr, SPLITS: tl.constexpr, PADDED_SPLITS: tl.constexpr

@@ -18,12 +18,12 @@ import triton  # pyright: ignore[reportMissingImports]
 import triton.language as tl  # pyright: ignore[reportMissingImports]
 from torch import Tensor
 
-from headway.model.cuda import launch
+from headway.model.cuda import jit, launch
 
 _GATE_TILE = 1024
 
 
-@triton.jit
+@jit
 @no_type_check
 def _rms_norm(x, weight, out, stride, offset, eps, SIZE: tl.constexpr, PADDED: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
@@ -49,7 +49,7 @@ def rms_norm(x: Tensor, weight: Tensor, offset: float, eps: float) -> Tensor:
     return out
 
 
-@triton.jit
+@jit
 @no_type_check
 def _turn(
     both, q_weight, k_weight, cos, sin, offset, eps,
@@ -123,7 +123,7 @@ def turn_heads(
     )  # fmt: skip
 
 
-@triton.jit
+@jit
 @no_type_check
 def _gate(gate_up, out, SIZE: tl.constexpr, TILE: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
