@@ -40,18 +40,10 @@ needs_interpreter = pytest.mark.skipif(
 
 @cache
 def interpreted() -> tuple[ModuleType, ModuleType]:
-    """(elementwise, blocks) for CPU tensors. Triton reads the variable as it decorates and first runs; no other test sees it."""
-    before = os.environ.get("TRITON_INTERPRET")
-    os.environ["TRITON_INTERPRET"] = "1"
-    try:
-        from headway.model.cuda import blocks, elementwise
+    """(elementwise, blocks) for CPU tensors. `conftest` has told Triton to interpret, before anything imported it."""
+    assert os.environ.get("TRITON_INTERPRET") == "1"
+    from headway.model.cuda import blocks, elementwise
 
-        elementwise.rms_norm(torch.ones(1, 1), torch.ones(1), 0.0, 0.0)
-    finally:
-        if before is None:
-            del os.environ["TRITON_INTERPRET"]
-        else:
-            os.environ["TRITON_INTERPRET"] = before
     _mend_interpreter()
     return elementwise, blocks
 
