@@ -10,6 +10,8 @@ from jaxtyping import install_import_hook
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported, which nothing has done so far
+if not os.path.exists("/dev/nvidiactl"):  # no card: Triton's kernels are interpreted, which it must know as it is imported
+    os.environ["TRITON_INTERPRET"] = "1"
 
 install_import_hook(["headway.train", "headway.model"], "typecheck.check")
 

@@ -63,6 +63,8 @@ class Batch:
         self._step = step_of(model, cache)
         self._options: Options | None = None  # of the samples, as long as they stay the same
         self._number = 0  # of the batch: another one as soon as a sample comes, goes or moves
+        self._counted = -1  # the batch whose keys and positions are:
+        self._keys, self._positions = _places(())
         self.samples: list[InFlight] = []
         self.unread: deque[Drawing] = deque()
 
@@ -86,14 +88,19 @@ class Batch:
         strands = [s.strand for s in self.samples if s.strand is not None]
         if self._options is None:
             self._options = self._options_of(self.samples)
-        drawn = self._step(self._latest(), strands, self._noise(self.samples), self._options, version)
+        if self._counted == self._number:
+            self._positions += 1  # each sample has drawn one token since
+        else:
+            self._counted = self._number
+            self._keys, self._positions = _places(self.samples)
+        drawn = self._step(self._latest(), strands, uniforms(self._keys, self._positions), self._options, version)
         self._tell(drawn, list(self.samples), version, self._number)
 
     def begin(self, hidden: Tensor, samples: list[InFlight], version: int) -> None:
         """Draw the first token of each of these, from their prompts' last hidden states [B, width]."""
         with autocast(self._model):  # the products of training, of the output matrix, too
             logits = next_logits(hidden, self._model.output_weight)
-        noise = send(self._noise(samples), drawing_device(self._model.device))
+        noise = send(uniforms(*_places(samples)), drawing_device(self._model.device))
         self._tell(draw(logits, noise, self._options_of(samples)), samples, version, -1)
 
     def _tell(self, drawn: Drawn, samples: list[InFlight], version: int, batch: int) -> None:
@@ -102,12 +109,6 @@ class Batch:
             sample.unread += 1
         parts = [drawn.tokens, drawn.logprobs] + ([drawn.entropies] if drawn.entropies is not None else [])
         self.unread.append(Drawing(samples, version, drawn.tokens, batch, Coming(parts)))
-
-    def _noise(self, samples: Sequence[InFlight]) -> np.ndarray:
-        """A number in [0, 1) for each sample's next token, float64 [B]."""
-        keys = np.array([s.key for s in samples], dtype=np.uint64)
-        positions = np.array([s.drawn for s in samples], dtype=np.int64)
-        return uniforms(keys, positions)
 
     def _latest(self) -> Tensor:
         """The last token of each sample, int64 [B]: where it is unread, as it lies on the device."""
@@ -129,3 +130,9 @@ class Batch:
     def _options_of(self, samples: Sequence[InFlight]) -> Options:
         device = drawing_device(self._model.device)
         return Options.of([(s.asked, s.tokens) for s in samples], self._model.config.vocab_size, device)
+
+
+def _places(samples: Sequence[InFlight]) -> tuple[np.ndarray, np.ndarray]:
+    """What the noise of each sample's next token belongs to: its key, uint64 [B], and how many it has drawn, int64 [B]."""
+    keys = np.array([s.key for s in samples], dtype=np.uint64)
+    return keys, np.array([s.drawn for s in samples], dtype=np.int64)

@@ -7,11 +7,12 @@ on the trainer's own module and weights: there is no copy to keep in step, and i
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from headway.engine.cache import BLOCK, bytes_per_position, card_bytes, default_positions
 from headway.engine.flight import Decode, InFlight, Limits, Watch
@@ -106,7 +107,7 @@ class Engine:
         self.model, self.slots = model, slots
         self._positions, self._prefill_tokens, self._decode = positions, prefill_tokens, decode
         self._stop = frozenset(stop_ids)
-        self.version, self._seen = 0, _fingerprint(model)
+        self.version, self._seen = 0, _fingerprint(model.parameters())
         self.statistics = Statistics(0, 0, 0, 0.0)
 
     @property
@@ -212,9 +213,10 @@ class Engine:
 
     def _version(self, mixes: bool) -> Callable[[bool], int]:
         """What tells the policy's version, and is told whether samples are in flight."""
+        weights = list(self.model.parameters())  # to look for them at every step takes longer than a small card's step
 
         def version(is_in_flight: bool) -> int:
-            seen = _fingerprint(self.model)
+            seen = _fingerprint(weights)
             if seen != self._seen:
                 if is_in_flight and not mixes:
                     raise EngineError("the weights changed while samples were in flight: they would be drawn from two policies")
@@ -237,6 +239,6 @@ class Engine:
             raise EngineError(f"request {number} has stop strings, and the engine was not told how to decode")
 
 
-def _fingerprint(model: Decoder) -> int:
+def _fingerprint(weights: Iterable[Tensor]) -> int:
     """A number that grows whenever PyTorch writes into a weight."""
-    return sum(weight._version for weight in model.parameters())
+    return sum(weight._version for weight in weights)

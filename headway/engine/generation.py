@@ -57,7 +57,7 @@ class Generation:
         self._ready: list[tuple[InFlight, Tensor]] = []  # whose strand is whole, and its prompt's last hidden state [1, width]
         self._order: dict[InFlight, int] = {}  # of admission, of all that are at work
         self._admitted = 0
-        self._steps_of_room = 0  # so many steps no active sample needs another block
+        self._quiet = 0  # so many steps no active sample needs another block or comes to its limit
         self._done: dict[tuple[int, int], Completion] = {}
         self.counts = Counts()
 
@@ -82,6 +82,7 @@ class Generation:
         for sample in self._order:
             if (sample.request, sample.index) == (number, index):
                 sample.max_tokens = min(sample.max_tokens, len(sample.tokens) + 1)
+                self._quiet = 0
         for sample in [s for s in self._waiting if (s.request, s.index) == (number, index)]:
             self._waiting.remove(sample)
             self._finish(sample, StopReason.LENGTH)
@@ -207,7 +208,7 @@ class Generation:
             assert sample.strand is not None, "a sample at work has a strand"
             sample.strand.enter(len(self._active))
             self._active.append(sample)
-            self._steps_of_room = 0
+            self._quiet = 0
             self._batch.changes()
         fresh = [(sample, hidden) for sample, hidden in ready if not sample.tokens]
         if fresh:
@@ -226,11 +227,13 @@ class Generation:
         All that was drawn is read first where that is known to matter: a sample is at its limit, may have to make way, or has
         options that depend on its tokens.
         """
-        if self._batch.unread and (self._batch.needs_tokens or any(s.drawn >= s.max_tokens for s in self._active)):
+        if self._batch.unread and self._batch.needs_tokens:
             self._read(0)
-        self._steps_of_room -= 1
-        if self._steps_of_room > 0:
+        self._quiet -= 1
+        if self._quiet > 0:
             return
+        if self._batch.unread and any(s.drawn >= s.max_tokens for s in self._active):
+            self._read(0)
         full = [s for s in self._active if s.strand is not None and not s.strand.room]
         for sample in sorted(full, key=self._order.__getitem__):
             while sample.strand is not None and not (self._has_free(1) and self._cache.extend(sample.strand, 1)):
@@ -238,7 +241,8 @@ class Generation:
                     self._read(0)
                 else:
                     self._preempt(max(self._order, key=self._order.__getitem__))
-        self._steps_of_room = min((s.strand.room for s in self._active if s.strand is not None), default=0)
+        rooms = (min(s.strand.room, s.max_tokens - s.drawn) for s in self._active if s.strand is not None)
+        self._quiet = min(rooms, default=0)
 
     def _preempt(self, sample: InFlight) -> None:
         """Let a sample make way: it waits, first in the row, and keeps its tokens."""

@@ -62,9 +62,13 @@ class Recording(NamedTuple):
 
 
 class Recorder:
-    """Records what runs on CUDA. All recordings share their memory: they are replayed one after another."""
+    """Records what runs on CUDA. Recordings share their memory, until they are forgotten: they are replayed one after another."""
 
     def __init__(self) -> None:
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def forget(self) -> None:
+        """All recordings are let go. What they drew last may still be read, so the next ones have other memory."""
         self._pool = torch.cuda.graph_pool_handle()
 
     def record(self, run: Callable[[], Drawn | Tensor]) -> Recording:
@@ -124,6 +128,7 @@ class RecordedStep(Step):
         good_for = (version, weight.data_ptr(), *self.decoding.places, *moves)
         if good_for != self._good_for:
             self._recordings.clear()
+            self._recorder.forget()
             self._good_for = good_for
         if (rows, kind) not in self._recordings:
 

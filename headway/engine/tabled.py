@@ -69,7 +69,8 @@ class CudaDecoding:
         self._scale, self._windows = cache.config.attention_scale, cache.config.windows
         self._own, self._shared, self._rows = (Steady(torch.int32, device) for _ in range(3))
         self._state = (-1, -1, -1)
-        self._first = np.zeros((2, 0), dtype=np.int32)
+        self._first, self._lengths, self._prefix = (np.zeros(shape, dtype=np.int32) for shape in ((2, 0), 0, 0))
+        self._starts = np.zeros(0, dtype=np.int64)
 
     @property
     def places(self) -> tuple[int, ...]:
@@ -80,22 +81,26 @@ class CudaDecoding:
     def begin(self, strands: Sequence[Strand], rows: int = 0) -> np.ndarray:
         """As `Decoding.begin`. Tables have `rows` rows (0: those that `rounded` says), of which the last ones are empty."""
         own, shared, count = self._cache.own, self._cache.shared, len(strands)
-        *_, positions = advance(own, strands)
-        rows = rows or rounded(count)
+        for strand in strands:
+            strand.length += 1
         state = (own.version, shared.version, count)
-        if state != self._state:
+        if state == self._state:
+            self._lengths += 1
+        else:
             self._state = state
+            self._lengths = np.array([strand.length for strand in strands], dtype=np.int32)
+            self._prefix = np.array([s.prefix.length if s.prefix is not None else 0 for s in strands], dtype=np.int32)
+            self._starts = np.array([strand.start for strand in strands], dtype=np.int64)
             order, starts = _in_order(own, count)
             begins, blocks = _prefixes(strands)
             self._own.hold(order.astype(np.int32))
             self._shared.hold(np.array(blocks, dtype=np.int32))
             self._first = np.stack([starts[:-1], np.array(begins, dtype=np.int64)]).astype(np.int32)
+        rows = rows or rounded(count)
         table = np.zeros((4, rows), dtype=np.int32)
-        table[:2, :count] = self._first
-        table[2, :count] = [strand.length for strand in strands]
-        table[3, :count] = [strand.prefix.length if strand.prefix is not None else 0 for strand in strands]
+        table[:2, :count], table[2, :count], table[3, :count] = self._first, self._lengths, self._prefix
         self._table = self._rows.hold(table.reshape(-1)).view(4, rows)
-        return positions
+        return self._starts + self._lengths - 1
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """As `Decoding.attend`."""

@@ -101,7 +101,10 @@ class Recorder:
     """Stands for `stepping.Recorder`; counts."""
 
     def __init__(self) -> None:
-        self.recorded = self.replayed = 0
+        self.recorded = self.replayed = self.forgotten = 0
+
+    def forget(self) -> None:
+        self.forgotten += 1
 
     def record(self, run: Callable[[], Drawn | Tensor]) -> stepping.Recording:
         tape = Tape()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 
@@ -24,9 +26,15 @@ def is_there() -> bool:
     return True
 
 
-def launch(warps: int, stages: int = 1) -> dict[str, int]:
-    """How a kernel is compiled: by how many warps it runs, and how many turns of a loop are in flight.
+def jit(function: Callable[..., Any]) -> Any:
+    """`triton.jit`, of a type that is known also where Triton is not: the result is launched as kernel[grid](...)."""
+    import triton  # pyright: ignore[reportMissingImports]
 
-    That sums of products are fused is Triton's default, said aloud: it is about to change, and where it is not said Triton warns.
+    return triton.jit(function)
+
+
+def launch(warps: int, stages: int = 1, fuses: bool = False) -> dict[str, int]:
+    """How a kernel is compiled: by how many warps it runs, how many turns of a loop are in flight, and whether a product that is
+    rounded to bfloat16 may be fused with the sum that follows, which leaves the rounding out (on Hopper it would be).
     """
-    return {"num_warps": warps, "num_stages": stages, "enable_fp_fusion": True}
+    return {"num_warps": warps, "num_stages": stages, "enable_fp_fusion": fuses}

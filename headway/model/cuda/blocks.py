@@ -8,8 +8,8 @@
 
 keys [blocks, kv_heads, d, BLOCK], values [blocks, kv_heads, BLOCK, d]. Launches depend on shapes alone; lengths, block numbers
 and how a sequence is split are read on the card, so that a captured CUDA graph serves as long as batch and memory stay. No tile
-mixes pools, and an empty pool is never read. To be imported only where Triton is. This file does not know what a sequence is, nor who
-gives blocks out.
+mixes pools, and an empty pool is never read. To be imported only where Triton is. This file does not know what a sequence is, nor
+who gives blocks out.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import triton  # pyright: ignore[reportMissingImports]
 import triton.language as tl  # pyright: ignore[reportMissingImports]
 from torch import Tensor
 
-from headway.model.cuda import launch
+from headway.model.cuda import jit, launch
 
 _MOST_SPLITS = 32
 _PROGRAMS = 2  # a multiprocessor, before sequences are split no further
@@ -43,7 +43,7 @@ class Table(NamedTuple):
 Pool = tuple[Table, Tensor, Tensor]  # with keys and values
 
 
-@triton.jit
+@jit
 @no_type_check
 def _store(
     k, v, k_stride, v_stride, blocks, first, lengths, keys, values,
@@ -64,7 +64,7 @@ def _store(
         tl.store(values + start + place * DIM + at, value.to(values.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@jit
 @no_type_check
 def _take(
     asked, most, total, found, tile, blocks, keys, values, head, oldest, length, scale,
@@ -94,7 +94,7 @@ def _take(
     return highest, total, found
 
 
-@triton.jit
+@jit
 @no_type_check
 def _attend(
     q, q_stride, out, part_sums, part_found, scale,
@@ -153,7 +153,7 @@ def _attend(
             tl.store(part_found + part[:, None] * DIM + dims[None, :], found, mask=is_asked)
 
 
-@triton.jit
+@jit
 @no_type_check
 def _combine(
     out, part_sums, part_found, DIM: tl.constexpr, PADDED: tl.constexpr, SPLITS: tl.constexpr, PADDED_SPLITS: tl.constexpr
@@ -205,18 +205,21 @@ def attend(q: Tensor, k: Tensor, v: Tensor, own: Pool, shared: Pool, scale: floa
         q, q.stride(0), out, sums, found, scale * _LOG2_E, *table, keys, values, *shared_table, shared_keys, shared_values,
         KV_HEADS=kv_heads, GROUP=group, ROWS=max(_FEWEST_ROWS, triton.next_power_of_2(group)), BLOCK=block, TILE=tile,
         WINDOW=window, SPLITS=splits, **sizes,
-        **launch(4, 3 if tile_bytes <= _SMALL_TILE else 2 if tile_bytes <= _TILE_BYTES else 1),
+        **launch(4, 3 if tile_bytes <= _SMALL_TILE else 2 if tile_bytes <= _TILE_BYTES else 1, fuses=True),
     )  # fmt: skip
     if splits > 1:
         _combine[(batch * heads,)](
-            out, sums, found, SPLITS=splits, PADDED_SPLITS=triton.next_power_of_2(splits), **sizes, **launch(2)
+            out, sums, found, SPLITS=splits, PADDED_SPLITS=triton.next_power_of_2(splits), **sizes, **launch(2, fuses=True)
         )
     return out
 
 
 def _splits(programs: int, device: torch.device) -> int:
-    """Splits of each sequence, for so many programs without: a function of shapes and of the card alone."""
-    return max(1, min(_MOST_SPLITS, _PROGRAMS * _multiprocessors(device) // programs)) if device.type == "cuda" else 1
+    """Splits of each sequence, for so many programs without: a power of two, from shapes and the card alone."""
+    if device.type != "cuda":
+        return 1
+    most = min(_MOST_SPLITS, _PROGRAMS * _multiprocessors(device) // programs)
+    return 1 << max(0, most.bit_length() - 1)  # each number is compiled for itself
 
 
 @cache

@@ -5,8 +5,8 @@
     gate          silu(gate) * up                                                    a program a tile of a row
 
 They round where the trainer's PyTorch rounds under autocast to bfloat16, so that sampler and trainer are one policy; only sums
-run in another order. Sizes are compiled in; nothing waits for the card, and nothing but the result is allocated, so that all of it
-can be captured in a CUDA graph. To be imported only where Triton is. This file does not know what a layer is, nor attention.
+run in another order. Sizes are compiled in; nothing waits for the card, and nothing but the result is allocated, so that all of
+it can be captured in a CUDA graph. To be imported only where Triton is. This file does not know what a layer is, nor attention.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ import triton  # pyright: ignore[reportMissingImports]
 import triton.language as tl  # pyright: ignore[reportMissingImports]
 from torch import Tensor
 
-from headway.model.cuda import launch
+from headway.model.cuda import jit, launch
 
 _GATE_TILE = 1024
 
 
-@triton.jit
+@jit
 @no_type_check
 def _rms_norm(x, weight, out, stride, offset, eps, SIZE: tl.constexpr, PADDED: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
@@ -49,7 +49,7 @@ def rms_norm(x: Tensor, weight: Tensor, offset: float, eps: float) -> Tensor:
     return out
 
 
-@triton.jit
+@jit
 @no_type_check
 def _turn(
     both, q_weight, k_weight, cos, sin, offset, eps,
@@ -85,7 +85,7 @@ def _turn(
         sin_low = tl.load(sin + turn, mask=inside, other=0.0).to(tl.bfloat16).to(tl.float32)
         cos_high = tl.load(cos + TURNED // 2 + turn, mask=inside, other=0.0).to(tl.bfloat16).to(tl.float32)
         sin_high = tl.load(sin + TURNED // 2 + turn, mask=inside, other=0.0).to(tl.bfloat16).to(tl.float32)
-        # each product is rounded before the sum, as in rope.rotate
+        # each product is rounded before the sum, as in rope.rotate: `launch` must not let them be fused
         new_low = (low * cos_low).to(tl.bfloat16).to(tl.float32) - (high * sin_low).to(tl.bfloat16).to(tl.float32)
         new_high = (high * cos_high).to(tl.bfloat16).to(tl.float32) + (low * sin_high).to(tl.bfloat16).to(tl.float32)
         tl.store(start + at, new_low.to(tl.bfloat16), mask=inside)
@@ -123,7 +123,7 @@ def turn_heads(
     )  # fmt: skip
 
 
-@triton.jit
+@jit
 @no_type_check
 def _gate(gate_up, out, SIZE: tl.constexpr, TILE: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
