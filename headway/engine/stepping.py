@@ -5,8 +5,8 @@
 A step of a small model is some hundred kernels that take the card a few microseconds each, and the host longer to ask for. So on
 CUDA a step is recorded (a CUDA graph) once for a number of rows, and replayed as one call. What a recording reads lies where it
 lay, and is filled before each replay: ids, positions, noise (`Steady`), temperatures and truncations (`held`), the cache's tables
-(`tabled`). Rows are rounded up, so that a few recordings serve all batches; the rows beyond have no key to see, and are not looked
-at. A recording is good for one policy and for keys and values where they are; when either changes it is made anew.
+(`tabled`). Rows are rounded up, so that a few recordings serve all batches; the rows beyond have no key to see, and nobody looks
+at them. A recording is good for one policy and for keys and values where they are; when either changes it is made anew.
 
 It does not know requests: options that follow what a sample has drawn are drawn behind the recording, from its logits.
 """

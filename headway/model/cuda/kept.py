@@ -5,9 +5,9 @@
     the draw                                            the highest t with m(t) > u (mass of the kept)
 
 A probability is no negative number, so its bits are ordered as it is: each t is found by 31 halvings between the bits of 0 and
-those of the likeliest, and above a t that is found everything is in. How many of the tokens that tie at t are in, or which of them
-is drawn, follows by division; a last pass finds it among them by its number. That is the descending order, equals by token id, of
-`engine.truncation`, where its formulas are; only the last bits of float64 sums differ.
+those of the likeliest, and what is above a t that was found is in. How many of the tokens that tie at t are in, or which of them
+is drawn, follows by division; a last pass finds it among them by its number. That is the descending order, equals by token id,
+of `engine.truncation`, where the formulas are; only the last bits of float64 sums differ.
 
 A program a row, which returns at once where the row is drawn already. What varies is read on the card, and nothing is allocated:
 a CUDA graph can hold it. A row that is not of numbers ends, too, with some token. To be imported only where Triton is. This file
@@ -19,16 +19,15 @@ from __future__ import annotations
 from typing import no_type_check
 
 import torch
-import triton  # pyright: ignore[reportMissingImports]
 import triton.language as tl  # pyright: ignore[reportMissingImports]
 from torch import Tensor
 
-from headway.model.cuda import launch
+from headway.model.cuda import jit, launch
 
 _TILE, _WARPS = 4096, 8
 
 
-@triton.jit
+@jit
 @no_type_check
 def _tile(values, start, SIZE: tl.constexpr, TILE: tl.constexpr):
     """Token ids, their probabilities, and the bits of these without a sign; -1 beyond the row."""
@@ -39,31 +38,31 @@ def _tile(values, start, SIZE: tl.constexpr, TILE: tl.constexpr):
     return at, probs, tl.where(inside, bits, -1)
 
 
-@triton.jit
+@jit
 @no_type_check
 def _highest_bits(values, SIZE: tl.constexpr, TILE: tl.constexpr):
     most = tl.full([TILE], 0, tl.int32)
     for start in range(0, SIZE, TILE):
-        at, probs, bits = _tile(values, start, SIZE, TILE)
+        _, _, bits = _tile(values, start, SIZE, TILE)
         most = tl.maximum(most, bits)
     return tl.max(most, axis=0)
 
 
-@triton.jit
+@jit
 @no_type_check
 def _from(values, least, SIZE: tl.constexpr, TILE: tl.constexpr):
     """n(t) int32 and m(t) float64, t given by its bits."""
     count = tl.full([TILE], 0, tl.int32)
     mass = tl.full([TILE], 0.0, tl.float64)
     for start in range(0, SIZE, TILE):
-        at, probs, bits = _tile(values, start, SIZE, TILE)
+        _, probs, bits = _tile(values, start, SIZE, TILE)
         is_in = bits >= least
         count += is_in.to(tl.int32)
         mass += tl.where(is_in, probs, 0.0).to(tl.float64)
     return tl.sum(count, axis=0), tl.sum(mass, axis=0)
 
 
-@triton.jit
+@jit
 @no_type_check
 def _search(
     values, low, high, goal, IS_COUNT: tl.constexpr, IS_STRICT: tl.constexpr, SIZE: tl.constexpr, TILE: tl.constexpr
@@ -83,7 +82,7 @@ def _search(
     return low
 
 
-@triton.jit
+@jit
 @no_type_check
 def _around(values, bits, SIZE: tl.constexpr, TILE: tl.constexpr):
     """Of the value with these bits: itself float64, how many are above it, their sum, and how many tie with it."""
@@ -92,7 +91,7 @@ def _around(values, bits, SIZE: tl.constexpr, TILE: tl.constexpr):
     return bits.to(tl.float32, bitcast=True).to(tl.float64), above, mass, till - above
 
 
-@triton.jit
+@jit
 @no_type_check
 def _times(mass, value, most):
     """How often the value goes into the mass, float64 from 0 to `most`."""
@@ -100,7 +99,7 @@ def _times(mass, value, most):
     return tl.minimum(tl.where(times > 0, times, 0.0), most.to(tl.float64))
 
 
-@triton.jit
+@jit
 @no_type_check
 def _kept(
     values, highest, top_k, top_p, min_p,
@@ -138,14 +137,14 @@ def _kept(
     return count, mass, least
 
 
-@triton.jit
+@jit
 @no_type_check
 def _tied(values, wanted, place, SIZE: tl.constexpr, TILE: tl.constexpr):
     """The id of the token that has these bits and before which `place` others have them."""
     before = tl.minimum(place, 0)
     found = before
     for start in range(0, SIZE, TILE):
-        at, probs, bits = _tile(values, start, SIZE, TILE)
+        at, _, bits = _tile(values, start, SIZE, TILE)
         is_tied = (bits == wanted).to(tl.int32)
         number = before + tl.cumsum(is_tied, axis=0)
         is_it = (is_tied > 0) & (number == place + 1)
@@ -154,7 +153,7 @@ def _tied(values, wanted, place, SIZE: tl.constexpr, TILE: tl.constexpr):
     return found
 
 
-@triton.jit
+@jit
 @no_type_check
 def _entropy(values, count, mass, least, SIZE: tl.constexpr, TILE: tl.constexpr):
     """In nats, of the `count` likeliest; those that tie at the end are counted, not looked at."""
@@ -162,11 +161,11 @@ def _entropy(values, count, mass, least, SIZE: tl.constexpr, TILE: tl.constexpr)
     above = tl.full([TILE], 0, tl.int32)
     lowest = tl.full([TILE], 0x7FFFFFFF, tl.int32)
     for start in range(0, SIZE, TILE):
-        at, probs, bits = _tile(values, start, SIZE, TILE)
+        _, _, bits = _tile(values, start, SIZE, TILE)
         lowest = tl.minimum(lowest, tl.where(bits >= least, bits, 0x7FFFFFFF))
     end = tl.min(lowest, axis=0)
     for start in range(0, SIZE, TILE):
-        at, probs, bits = _tile(values, start, SIZE, TILE)
+        _, probs, bits = _tile(values, start, SIZE, TILE)
         is_in = bits > end
         share = tl.where(is_in, probs, 0.0) / mass
         total -= share * tl.log(tl.where(share > 0, share, 1.0))
@@ -176,7 +175,7 @@ def _entropy(values, count, mass, least, SIZE: tl.constexpr, TILE: tl.constexpr)
     return tl.sum(total, axis=0) - rest
 
 
-@triton.jit
+@jit
 @no_type_check
 def _draw_rest(
     probs, noise, top_k, top_p, min_p, is_whole, tokens, chosen, entropies,
@@ -218,11 +217,13 @@ def draw_rest(
     noise float64 [R]; top_k int64, top_p float64, min_p float32 [R, 1] as in `truncation.Cut`; is_whole bool [R]. Others stay.
     """
     rows, vocabulary = probs.shape
-    given = (probs, noise, top_k, top_p, min_p, is_whole, tokens, chosen, entropies)
-    types = (torch.float32, torch.float64, torch.int64, torch.float64, torch.float32, torch.bool, torch.int64, *[torch.float32] * 2)
-    assert all(x is None or x.dtype == dtype for x, dtype in zip(given, types, strict=True)), "see above"
-    assert all(x is None or (x.is_contiguous() and x.numel() == rows) for x in given[1:]), "a number a row"
-    assert probs.is_contiguous(), "rows lie end to end"
+    types = {
+        torch.float32: (probs, min_p, chosen, entropies), torch.float64: (noise, top_p),
+        torch.int64: (top_k, tokens), torch.bool: (is_whole,),
+    }  # fmt: skip
+    given = [(x, dtype) for dtype, tensors in types.items() for x in tensors if x is not None]
+    assert all(x.dtype == dtype and x.is_contiguous() for x, dtype in given), "types as above, numbers end to end"
+    assert all(x is probs or x.numel() == rows for x, _ in given), "a number a row"
     if rows:
         top_ks, top_ps, min_ps, found = (probs if x is None else x for x in (top_k, top_p, min_p, entropies))
         _draw_rest[(rows,)](
