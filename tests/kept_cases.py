@@ -39,7 +39,7 @@ def hard_cut(vocabulary: int, use: tuple[bool, bool, bool], turn: int = 0) -> Cu
     top_p = [0.3, 0.9, 0.95, 0.5, 0.6, 0.8, 0.9 + 2.0**-36, 0.625, 1.0]
     min_p = [1.0, 0.5, 0.001, 0.6, 0.2, 0.05, 0.0, 0.25, 0.3]
     if turn % 2:
-        top_k, top_p, min_p = [10**9, *top_k[:-1]], [*top_p[3:], 1e-9, 1.0, 0.7], [0.0] * 4 + min_p[:5]
+        top_k, top_p, min_p = [10**9, *top_k[:-1]], [*top_p[3:], 1e-9, 0.5, 0.7], [0.0] * 4 + min_p[:5]
     return Cut(
         torch.tensor(top_k)[:, None] if use[0] else None,
         torch.tensor(top_p, dtype=torch.float64)[:, None] if use[1] else None,

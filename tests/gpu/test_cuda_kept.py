@@ -10,10 +10,8 @@ from headway.engine import truncation
 from headway.engine.truncation import Cut, Kept, draw_kept
 from headway.model import cuda
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not cuda.is_there(), reason="needs a CUDA card of generation 8.0 or later, and Triton"),
-]
+pytestmark = pytest.mark.gpu
+needs_card = pytest.mark.skipif(not cuda.is_there(), reason="needs a CUDA card of generation 8.0 or later, and Triton")
 
 
 def kernel() -> ModuleType:
@@ -27,6 +25,7 @@ def on_card(cut: Cut) -> Cut:
     return Cut(top_k, top_p, min_p, cut.most_k)
 
 
+@needs_card
 @pytest.mark.parametrize("use", USES)
 @pytest.mark.parametrize("vocabulary", [300, 4096, 4099, 50_000, 151_936])
 @pytest.mark.parametrize("turn", [0, 1])
@@ -35,6 +34,7 @@ def test_rows_are_drawn_as_if_sorted(use: tuple[bool, bool, bool], vocabulary: i
     check_rest(kernel(), hard_rows(vocabulary), noise, cut, "cuda")
 
 
+@needs_card
 def test_many_rows() -> None:
     """Offsets of rows are of 64 bits: 16,000 rows of 151,936 tokens are more than two to the 31."""
     vocabulary, rows = 151_936, 16_000
@@ -56,6 +56,7 @@ def test_many_rows() -> None:
     assert (tokens[:-9] == -7).all()
 
 
+@needs_card
 @pytest.mark.parametrize("use", USES)
 def test_a_draw_in_a_captured_graph_reads_numbers_and_truncations_anew(use: tuple[bool, bool, bool]) -> None:
     vocabulary = 5000
