@@ -4,12 +4,11 @@
 
 A step of a small model is some hundred kernels that take the card a few microseconds each, and the host longer to ask for. So on
 CUDA a step is recorded (a CUDA graph) once for a number of rows, and replayed as one call. What a recording reads lies where it
-lay, and is filled before each replay: ids, positions, noise, temperatures (`Steady`), the cache's tables (`tabled`). Rows are
-rounded up, so that a few recordings serve all batches; the rows beyond have no key to see, and are not looked at. A recording is
-good for one policy and for keys and values where they are; when either changes it is made anew.
+lay, and is filled before each replay: ids, positions, noise (`Steady`), temperatures and truncations (`held`), the cache's tables
+(`tabled`). Rows are rounded up, so that a few recordings serve all batches; the rows beyond have no key to see, and nobody looks
+at them. A recording is good for one policy and for keys and values where they are; when either changes it is made anew.
 
-It does not know requests: options that follow what a sample has drawn, and truncated distributions, are drawn behind the
-recording, from its logits.
+It does not know requests: options that follow what a sample has drawn are drawn behind the recording, from its logits.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ import torch
 from torch import Tensor
 
 from headway.engine.cache import BlockCache, Strand
+from headway.engine.held import HeldOptions, Kind, kind_of
 from headway.engine.paged import Decoding
 from headway.engine.sampling import Drawn, Options, draw, drawing_device
 from headway.engine.tabled import CompiledDecoding, CudaDecoding, decoding
@@ -89,22 +89,22 @@ class RecordedStep(Step):
         super().__init__(model, decoding)
         self._recorder, device = recorder, model.device
         self._ids, self._positions = Steady(torch.int64, device), Steady(torch.int64, device)
-        self._noise, self._scale, self._greedy = (Steady(t, device) for t in (torch.float64, torch.float32, torch.bool))
-        self._recordings: dict[tuple[int, tuple[bool, ...]], Recording] = {}
-        self._come: Counter[int] = Counter()
+        self._noise, self._options = Steady(torch.float64, device), HeldOptions(device)
+        self._recordings: dict[tuple[int, Kind], Recording] = {}
+        self._come: Counter[tuple[int, Kind]] = Counter()
         self._good_for: tuple[int, ...] = ()
-        self._held: Options | None = None
 
     def __call__(self, ids: Tensor, strands: Sequence[Strand], noise: np.ndarray, options: Options, version: int) -> Drawn:
         """As that of `Step`."""
-        count, kind = len(strands), _kind(options)
+        count, kind = len(strands), kind_of(options, self._model.config.vocab_size, self._model.device)
         rows = self._rows(count, kind)
         if not rows:
             return super().__call__(ids, strands, noise, options, version)
         positions = self.decoding.begin(strands, rows)
         for steady, values in ((self._ids, ids), (self._positions, positions), (self._noise, noise)):
             steady.hold(values, rows)
-        self._hold(options, rows)
+        if kind:
+            self._options.hold(options, rows)
         recording = self._recording(rows, kind, options, version)
         recording.replay()
         found = recording.outputs
@@ -112,28 +112,20 @@ class RecordedStep(Step):
             return draw(found[:count], self._noise.tensor[:count], options)
         return Drawn(found.tokens[:count], found.logprobs[:count], None if found.entropies is None else found.entropies[:count])
 
-    def _rows(self, count: int, kind: tuple[bool, ...]) -> int:
+    def _rows(self, count: int, kind: Kind) -> int:
         """The rows of the recording for so many samples; 0: too few steps would gain by one."""
         wider = [rows for rows, other in self._recordings if other == kind and count <= rows <= _MOST_WIDER * count]
         if wider:
             return min(wider)
         rows = products.rounded(count)
-        self._come[rows] += 1
-        return rows if self._come[rows] > _PAYS_AFTER and count <= products.MOST_ROWS else 0
+        self._come[rows, kind] += 1
+        return rows if self._come[rows, kind] > _PAYS_AFTER and count <= products.MOST_ROWS else 0
 
-    def _hold(self, options: Options, rows: int) -> None:
-        """Temperatures, as long as the batch stays the same."""
-        if options is not self._held and _kind(options):
-            self._held = options
-            if options.scale is not None:
-                self._scale.hold(options.scale.squeeze(1), rows)
-            if options.greedy is not None:
-                self._greedy.hold(options.greedy, rows)
-
-    def _recording(self, rows: int, kind: tuple[bool, ...], options: Options, version: int) -> Recording:
-        inputs = (self._ids, self._positions, self._noise, self._scale, self._greedy)
+    def _recording(self, rows: int, kind: Kind, options: Options, version: int) -> Recording:
+        inputs = (self._ids, self._positions, self._noise)
         weight = products.laid_out(self._model.output_weight)
-        good_for = (version, weight.data_ptr(), *self.decoding.places, *(one.moves for one in inputs))
+        moves = (*(one.moves for one in inputs), *self._options.moves)
+        good_for = (version, weight.data_ptr(), *self.decoding.places, *moves)
         if good_for != self._good_for:
             self._recordings.clear()
             self._recorder.forget()
@@ -142,24 +134,11 @@ class RecordedStep(Step):
 
             def run() -> Drawn | Tensor:
                 logits = self._logits(self._ids.tensor[:rows], self._positions.tensor[:rows])
-                return draw(logits, self._noise.tensor[:rows], self._steady(options, rows)) if kind else logits
+                return draw(logits, self._noise.tensor[:rows], self._options.at(options, rows)) if kind else logits
 
             run()  # stores the same keys and values that the replay will
             self._recordings[rows, kind] = self._recorder.record(run)
         return self._recordings[rows, kind]
-
-    def _steady(self, options: Options, rows: int) -> Options:
-        """The same options, where they stay."""
-        scale = self._scale.tensor[:rows, None] if options.scale is not None else None
-        greedy = self._greedy.tensor[:rows] if options.greedy is not None else None
-        return Options(scale, greedy, options.is_all_greedy, wants_entropies=options.wants_entropies)
-
-
-def _kind(options: Options) -> tuple[bool, ...]:
-    """What a recording of a draw with such options has in it; (): it is not recorded."""
-    if options.anneal is not None or options.penalty is not None or options.cut is not None:
-        return ()
-    return options.scale is not None, options.greedy is not None, options.is_all_greedy, options.wants_entropies
 
 
 def step_of(model: Decoder, cache: BlockCache) -> Step:

@@ -12,7 +12,8 @@ Each acts on what the one before left, so all three together keep a beginning of
 One uniform number decides among the kept, in descending order and equals by token id. The likeliest tokens are looked for in the
 blocks of the vocabulary with the highest maxima. Rows whose set may reach beyond what was looked at are looked at again, wider,
 and at last sorted whole; the sums run over the same numbers in the same order, so where a row's set is found changes no bit of
-its draw. This file does not know temperatures, penalties or requests.
+its draw. With the kernel of `cuda.kept` they are drawn from the whole row in one launch, which is there whether rows are left or
+not: the host asks nothing, and a draw can be recorded. This file does not know temperatures, penalties or requests.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from headway.model import cuda
 
 _LEVELS = ((8, 32), (32, 64), (64, 128), (0, 256))  # blocks looked into (0: all), tokens taken from them; the third for top-k
 
@@ -57,19 +60,34 @@ class Kept(NamedTuple):
     entropies: Tensor | None
 
 
+def has_kernel(device: torch.device) -> bool:
+    """Whether what the likeliest tokens do not hold is drawn by `cuda.kept`, so that a draw there can be recorded."""
+    return device.type == "cuda" and cuda.is_there()
+
+
+def levels(most_k: int, vocabulary: int) -> list[tuple[int, int]]:
+    """(blocks looked into, tokens taken from them) of each look at a row, before the whole of it; none: that at once."""
+    found = [(blocks, size) for blocks, size in _LEVELS if most_k < (blocks or size) and 4 * size <= vocabulary]
+    return [level for level in found if level[0] < 64 or most_k >= 32]
+
+
 def draw_kept(probs: Tensor, noise: Tensor, cut: Cut, wants_entropies: bool = False) -> Kept:
     """Draw from what `cut` leaves of probs [R, V] by the inverse CDF, noise float64 [R].
 
-    On CUDA this waits for the device once a call, to learn whether rows must be looked at again.
+    The host waits for the device in one case: on CUDA without the kernel, and with levels, to learn which rows must be looked at
+    again. A small vocabulary, or a top-k beyond all levels, is sorted whole at once, and with the kernel nothing is asked.
     """
-    vocabulary = probs.shape[-1]
-    levels = [(blocks, size) for blocks, size in _LEVELS if cut.most_k < (blocks or size) and 4 * size <= vocabulary]
-    levels = [level for level in levels if level[0] < 64 or cut.most_k >= 32]
-    if not levels:
+    first, *wider = [*levels(cut.most_k, probs.shape[-1]), None]
+    if first is None:
         return _whole(probs, noise, cut, wants_entropies)
-    found, is_whole = _among_likeliest(probs, noise, cut, wants_entropies, *levels[0])
+    found, is_whole = _among_likeliest(probs, noise, cut, wants_entropies, *first)
+    if has_kernel(probs.device):
+        from headway.model.cuda import kept
+
+        kept.draw_rest(probs, noise, cut.top_k, cut.top_p, cut.min_p, is_whole, found.tokens, found.probs, found.entropies)
+        return found
     rows = (~is_whole).nonzero().squeeze(-1)
-    for level in [*levels[1:], None]:
+    for level in wider:
         if not len(rows):
             break
         part, u, own = probs[rows], noise[rows], cut.of(rows)
@@ -114,15 +132,19 @@ def _among_likeliest(
 
 def _whole(probs: Tensor, noise: Tensor, cut: Cut, wants_entropies: bool) -> Kept:
     """The same from all tokens: their values are sorted, and the token with the drawn value is looked up."""
-    if probs.is_cuda:
-        values = probs.sort(dim=-1, descending=True).values
-    else:  # numpy's vectorised sort is many times faster than torch's there
-        values = torch.from_numpy(np.sort(-probs.numpy(), axis=-1)).neg_()
+    values = _descending(probs)
     place, kept, _ = _pick(values, noise, cut, wants_entropies)
     value = values.gather(1, place)
     before = place - (values > value).sum(-1, keepdim=True)  # equals that come first
     tokens = torch.searchsorted((probs == value).cumsum(-1), before, right=True)
     return kept._replace(tokens=tokens.clamp_(max=probs.shape[-1] - 1).squeeze(-1))  # the clamp is for NaN alone
+
+
+def _descending(probs: Tensor) -> Tensor:
+    if probs.is_cuda:
+        return probs.sort(dim=-1, descending=True).values
+    # numpy's vectorised sort is many times faster than torch's there
+    return torch.from_numpy(np.sort(-probs.numpy(), axis=-1)).neg_()
 
 
 def _pick(values: Tensor, noise: Tensor, cut: Cut, wants_entropies: bool) -> tuple[Tensor, Kept, Tensor]:

@@ -1,6 +1,7 @@
 """Decoding on a card: recorded steps, kernels over tables, a host that is a step behind; the trainer's policy is drawn from."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -92,12 +93,19 @@ def test_short_of_memory_samples_make_way_and_go_on() -> None:
 
 
 @needs_kernels
-def test_a_step_does_not_wait_for_the_card() -> None:
+@pytest.mark.parametrize("truncations", [[{}], [{"top_p": 0.9}], [{"top_p": 0.9}, {}, {"top_k": 40, "min_p": 0.01}]])
+@pytest.mark.parametrize("is_recorded", [True, False])
+def test_a_step_does_not_wait_for_the_card(
+    truncations: list[dict[str, Any]], is_recorded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """No copy and no question waits, but for the drawing that is read a step late."""
+    if not is_recorded:
+        monkeypatch.setattr(stepping, "_PAYS_AFTER", 10**9)
     made = model()
     session = Engine(made, [4095]).session(64, lambda samples: None)
     for number in range(16):
-        session.add(number, Request((5, 6, 7), (sample_key(0, number),), 400, temperature=0.9 if number % 2 else 1.0))
+        temperature, cut = 0.9 if number % 2 else 1.0, truncations[number % len(truncations)]
+        session.add(number, Request((5, 6, 7), (sample_key(0, number),), 400, temperature=temperature, **cut))
     with torch.inference_mode():
         for _ in range(40):  # recorded by now, and no sample needs another block soon
             session.step()

@@ -56,7 +56,7 @@ def naive(decoder: Decoder, request: Request, key: int, stop: tuple[int, ...] = 
         ids = torch.tensor([*request.prompt_ids, *tokens])
         logits = next_logits(decoder(ids, lay_out([len(ids)]))[-1:], decoder.output_weight)
         u = uniforms(np.array([key], dtype=np.uint64), np.array([len(tokens)], dtype=np.int64))
-        drawn = draw(logits, torch.from_numpy(u), Options.of([(request, tokens)], 40))
+        drawn = draw(logits, torch.from_numpy(u), Options.of([(request, tokens)], decoder.config.vocab_size))
         tokens.append(int(drawn.tokens))
         logprobs.append(float(drawn.logprobs))
         entropies += [] if drawn.entropies is None else drawn.entropies.tolist()

@@ -2,8 +2,9 @@
 
 A `Tape` notes every operator with the very tensors that it ran on, and a replay runs the same operators on the same tensors
 again: numbers that Python held while it was noted are frozen, as in a graph. What a graph cannot hold (an operator that
-needs to know on the host what a tensor contains, or that brings numbers from the host) is an error while it is noted. The kernel
-over the tables has a form in PyTorch here; tests/unit/test_cuda_kernels.py and tests/gpu ask the kernel itself.
+needs to know on the host what a tensor contains, or that brings numbers from the host) is an error while it is noted. The kernels
+over the tables and over what truncations keep have a form in PyTorch here; tests/unit/test_cuda_kernels.py, test_cuda_kept.py and
+tests/gpu ask the kernels themselves.
 """
 
 from collections.abc import Callable
@@ -20,14 +21,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from headway.engine import engine as engine_module
-from headway.engine import stepping
+from headway.engine import held, stepping, truncation
 from headway.engine.cache import BlockCache
 from headway.engine.engine import Engine
-from headway.engine.sampling import Drawn, sample_key
+from headway.engine.held import HeldOptions, kind_of
+from headway.engine.sampling import Drawn, Options, sample_key
 from headway.engine.tabled import CudaDecoding
 from headway.engine.transfer import Coming
 from headway.errors import EngineError
 from headway.model import cuda, fused, products
+from headway.model.config import DecoderConfig
+from headway.model.transformer import initialise
 from headway.types import Request
 
 FORBIDDEN = {"_local_scalar_dense", "nonzero", "is_nonzero", "item", "lift_fresh", "lift", "equal", "unique", "masked_select"}
@@ -63,6 +67,24 @@ def attend(q: Tensor, k: Tensor, v: Tensor, own: Pool, shared: Pool, scale: floa
         scores = scale * torch.einsum("hd,thd->ht", q[row], seen.repeat_interleave(heads, 1))
         out[row] = torch.einsum("ht,thd->hd", scores.softmax(-1), torch.cat(values)[-window:].repeat_interleave(heads, 1))
     return out
+
+
+def draw_rest(
+    probs: Tensor,
+    noise: Tensor,
+    top_k: Any,
+    top_p: Any,
+    min_p: Any,
+    is_whole: Tensor,
+    tokens: Tensor,
+    chosen: Tensor,
+    entropies: Any,
+) -> None:
+    """What the kernel does, from sorted rows."""
+    found = truncation._whole(probs, noise, truncation.Cut(top_k, top_p, min_p, 0), entropies is not None)
+    for part, drawn in zip((tokens, chosen, entropies), found, strict=True):
+        if part is not None:
+            part.copy_(torch.where(is_whole, part, drawn))
 
 
 def noted(kernel: Callable[..., Any]) -> Callable[..., Any]:
@@ -101,7 +123,7 @@ class Recorder:
     """Stands for `stepping.Recorder`; counts."""
 
     def __init__(self) -> None:
-        self.recorded = self.replayed = self.forgotten = 0
+        self.recorded = self.replayed = self.forgotten = self.behind = 0
 
     def forget(self) -> None:
         self.forgotten += 1
@@ -118,6 +140,7 @@ class Recorder:
             if part is not None:
                 part.zero_()  # what a graph computes is there only once it was replayed
         self.recorded += 1
+        self.behind += isinstance(outputs, Tensor)  # logits, which are drawn from behind the recording
 
         def replay() -> None:
             self.replayed += 1
@@ -130,6 +153,10 @@ class Recorder:
 def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     made = Recorder()
     monkeypatch.setattr(cuda, "blocks", SimpleNamespace(Table=Table, attend=noted(attend)), raising=False)
+    monkeypatch.setattr(cuda, "kept", SimpleNamespace(draw_rest=noted(draw_rest)), raising=False)
+    monkeypatch.setattr(truncation, "_descending", lambda probs: probs.sort(dim=-1, descending=True).values)
+    for module in (truncation, held):
+        monkeypatch.setattr(module, "has_kernel", lambda _: True)
     monkeypatch.setattr(engine_module, "_AHEAD", {"cpu": 1})
     monkeypatch.setattr(products, "_IS_THERE", False)  # the kernels in C leave no trace on the tape, nor does torch's own norm
     monkeypatch.setattr(fused, "kernel", lambda: None)
@@ -174,6 +201,87 @@ def test_options_are_filled_in_before_a_replay_or_drawn_behind_it(recorder: Reco
                 assert_same(completion, expected)
                 assert completion.entropies == pytest.approx(expected.entropies if request.wants_entropies else (), abs=1e-4)
         assert recorder.replayed > before + 10
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        [{"top_p": 0.9}, {"top_p": 0.4, "temperature": 0.7}, {"top_p": 0.7}],
+        [{"top_k": 5, "wants_entropies": True}, {}, {"min_p": 0.1, "temperature": 1.5}, {"top_p": 0.8}],
+        [{"top_k": 20, "top_p": 0.8}, {"temperature": 0.0}, {"top_k": 3, "min_p": 0.3}],
+        [{"top_k": 70, "top_p": 0.8}, {"temperature": 1.3}],
+    ],
+)
+def test_truncated_rows_are_drawn_within_a_recording(settings: list[dict[str, Any]], recorder: Recorder) -> None:
+    """Of 300 tokens; samples come and go, so a recording draws by other truncations than those that it was made with.
+
+    The weights are such that the likeliest tokens hold the set of some rows and not that of others.
+    """
+    decoder = initialise(DecoderConfig(300, 24, 2, 4, 2, 6, 32, max_positions=200), 1)
+    requests = [
+        replace(request, max_tokens=lasts, **settings[number % len(settings)])
+        for number, (request, lasts) in enumerate(zip(random_requests(15), [25, 30, 12, 30, 17, 30, 22, 9, 30], strict=True))
+    ]
+    engine = Engine(decoder, [299], 12)
+    for request, completions in zip(requests, engine.generate(requests), strict=True):
+        for key, completion in zip(request.keys, completions, strict=True):
+            expected = naive(decoder, request, key, (299,))
+            assert_same(completion, expected)
+            assert completion.entropies == pytest.approx(expected.entropies if request.wants_entropies else (), abs=1e-4)
+    assert recorder.behind == 0
+    assert recorder.replayed > 0.4 * engine.statistics.steps > 10
+
+
+def options(*requests: dict[str, Any]) -> Options:
+    return Options.of([(Request((0,), (0,), 1, **one), ()) for one in requests], 5000)
+
+
+def test_what_options_are_drawn_by_one_recording(recorder: Recorder) -> None:
+    device = torch.device("cpu")
+
+    def kind(*requests: dict[str, Any]) -> held.Kind:
+        return kind_of(options(*requests), 5000, device)
+
+    assert kind({"top_k": 3, "top_p": 0.9}) == kind({"top_k": 7, "top_p": 0.2})
+    others = [{"top_k": 3}, {"top_p": 0.9}, {"min_p": 0.1}, {"top_k": 8}, {"top_k": 40}, {"top_k": 70}, {"top_k": 300}, {}]
+    assert len({kind(one) for one in others}) == len(others)  # by parts, and by the tokens that are looked at
+    some = [kind(*[{"top_p": 0.9}] * cuts, *[{}] * (40 - cuts)) for cuts in (16, 17, 18, 40)]
+    assert some[1] == some[2]  # 17 are rounded up to 18
+    assert len(set(some)) == 3
+    assert kind({"top_p": 0.9, "repetition_penalty": 1.3}) == kind({"top_p": 0.9, "anneal": (0.3, 20)}) == ()
+
+
+def test_without_the_kernel_truncated_rows_are_drawn_behind_a_recording() -> None:
+    assert kind_of(options({"top_p": 0.9}), 5000, torch.device("cpu")) == ()
+    assert kind_of(options({"temperature": 0.9}), 5000, torch.device("cpu")) != ()
+
+
+def test_rows_beyond_the_batch_are_valid_whatever_was_held_before(recorder: Recorder) -> None:
+    """The fourth row of a recording, where the batch has three, keeps one token; of 17 truncated rows the first comes again."""
+    steady = HeldOptions(torch.device("cpu"))
+    all_cut = options({"top_k": 40, "top_p": 0.9, "min_p": 0.1}, {"top_p": 0.8, "temperature": 0.5}, {"top_k": 9})
+    for _ in range(2):
+        steady.hold(all_cut, 4)
+        found = steady.at(all_cut, 4)
+        assert found.cut is not None
+        assert found.cut_rows is None
+        assert found.scale is not None
+        assert found.scale.squeeze(1).tolist() == [1.0, 2.0, 1.0, 1.0]
+        parts = (found.cut.top_k, found.cut.top_p, found.cut.min_p)
+        assert [part.squeeze(1).tolist() for part in parts if part is not None] == [
+            [40, 5000, 9, 1], [0.9, 0.8, 1.0, 1e-9], pytest.approx([0.1, 0.0, 0.0, 1.0])
+        ]  # fmt: skip
+        some_cut = options(*[{}] * 3, *[{"top_k": number} for number in range(2, 19)])
+        steady.hold(some_cut, 20)
+        found = steady.at(some_cut, 20)
+        assert found.cut is not None
+        assert found.cut.top_k is not None
+        assert found.cut_rows is not None
+        assert found.cut_rows.tolist() == [*range(3, 20), 3]
+        assert found.cut.top_k.squeeze(1).tolist() == [*range(2, 19), 2]
+    moves = steady.moves
+    steady.hold(all_cut, 4)
+    assert steady.moves == moves  # there is room
 
 
 @pytest.mark.parametrize("windows", [(9, 0), (40, 40)])
