@@ -193,7 +193,7 @@ def test_options_are_filled_in_before_a_replay_or_drawn_behind_it(recorder: Reco
         before = recorder.replayed
         requests = [
             replace(request, max_tokens=lasts, **settings[number % len(settings)])
-            for number, (request, lasts) in enumerate(zip(random_requests(12), [40, 40, 25, 40, 33, 40, 40, 12, 40], strict=True))
+            for number, (request, lasts) in enumerate(zip(random_requests(12, 5), [40, 40, 25, 33, 12], strict=True))
         ]
         for request, completions in zip(requests, Engine(decoder, [39]).generate(requests), strict=True):
             for key, completion in zip(request.keys, completions, strict=True):
