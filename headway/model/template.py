@@ -34,7 +34,7 @@ from jinja2.utils import Namespace
 
 from headway.errors import CheckpointError
 
-_MAX_TEMPLATE, MAX_RENDERED, MAX_STEPS, _MAX_SECONDS = 131_072, 8_000_000, 200_000, 1.0
+_MAX_TEMPLATE, MAX_RENDERED, MAX_STEPS, _MAX_SECONDS = 131_072, 8_000_000, 200_000, 0.8
 _MAX_WEIGHED = 256_000_000  # characters of all texts that one rendering handles
 _MAX_COUNT = 10_000  # a whole number given to a filter or a method: a width, an indent, an index
 _MAX_BITS = 1024
