@@ -232,6 +232,27 @@ def test_truncated_rows_are_drawn_within_a_recording(settings: list[dict[str, An
     assert recorder.replayed > 0.4 * engine.statistics.steps > 10
 
 
+def test_options_that_lie_elsewhere_are_recorded_anew(recorder: Recorder) -> None:
+    """More truncated rows than there is room for move the held ones, while ids have had their room since the first request."""
+    decoder = initialise(DecoderConfig(300, 24, 2, 4, 2, 6, 32, max_positions=200), 1)
+    session = Engine(decoder, [299], 24).session(24, lambda samples: None)
+    completions: dict[tuple[int, int], Any] = {}
+    requests = [
+        Request((5, number), tuple(sample_key(number, index) for index in range(count)), 9, **cut)
+        for number, (count, cut) in enumerate([(20, {}), (2, {"top_p": 0.9}), (20, {"top_p": 0.5}), (2, {"top_p": 0.1})])
+    ]
+    for number, request in enumerate(requests):
+        session.add(number, request)
+        with torch.inference_mode():
+            while session.step():
+                pass
+        completions |= {(number, index): completion for _, index, completion in session.collect()}
+    for (number, index), completion in completions.items():
+        assert_same(completion, naive(decoder, requests[number], requests[number].keys[index], (299,)))
+    assert len(completions) == 44
+    assert recorder.behind == 0
+
+
 def options(*requests: dict[str, Any]) -> Options:
     return Options.of([(Request((0,), (0,), 1, **one), ()) for one in requests], 5000)
 

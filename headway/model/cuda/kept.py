@@ -121,8 +121,7 @@ def _kept(
         goal = tl.where(p < 1, p * whole, float("inf"))
         bits = _search(values, tl.minimum(highest, 0), highest, goal, False, False, SIZE, TILE)
         value, above, before, ties = _around(values, bits, SIZE, TILE)
-        some = tl.ceil(_times(goal - before, value, ties)).to(tl.int32)
-        some = tl.where(bits > 0, tl.maximum(some, 1), ties)  # what has no probability is in where it is reached
+        some = tl.maximum(tl.ceil(_times(goal - before, value, ties)).to(tl.int32), 1)
         is_less = above + some < count
         count = tl.where(is_less, above + some, count)
         mass = tl.where(is_less, before + some.to(tl.float64) * value, mass)
@@ -190,7 +189,7 @@ def _draw_rest(
             values, highest, top_k + row, top_p + row, min_p + row, HAS_K, HAS_P, HAS_MIN, SIZE, TILE
         )  # fmt: skip
         goal = tl.load(noise + row) * mass
-        # from 1 on, for what has no probability is never drawn
+        # From 1 on: what has no probability is never drawn
         bits = _search(values, tl.maximum(least, 1), highest, goal, False, True, SIZE, TILE)
         value, above, before, ties = _around(values, bits, SIZE, TILE)
         place = tl.floor(_times(goal - before, value, ties)).to(tl.int32)
