@@ -153,9 +153,8 @@ class HealthConfig(Section):
 class EngineConfig(Section):
     """What the sampler may take of the machine. No sample depends on it, so it may change while a run goes on."""
 
-    cache_gb: float = Field(
-        default=0.0, ge=0
-    )  # of keys and values, in GB; 0: 2 GiB, on a card half of what training leaves; room for eight of the longest samples
+    # of keys and values, in GB; 0: 2 GiB, on a card half of what training leaves of it, but room for eight of the longest samples
+    cache_gb: float = Field(default=0.0, ge=0)
     cache_positions: int = Field(default=0, ge=0)  # the same in tokens; one of the two
     slots: int = Field(default=0, ge=0)  # samples at once, at most; 0 = 1,024
     prefill_tokens: int = Field(default=4096, ge=1)  # prompt tokens a step, at most
