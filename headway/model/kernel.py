@@ -32,6 +32,7 @@ _FLAGS = (  # not -ffast-math: loading a library made with it changes how the wh
 )
 _SECONDS = 60
 MOST_DIM, MOST_GROUP = 256, 64  # as in c/blocks.c
+MOST_ROWS = 4  # as in c/rows.c
 
 
 class _Table(ctypes.Structure):
@@ -69,6 +70,7 @@ class Kernel:
         self._norm, self._norm_backward, self._rotate, self._gate, self._gate_backward = (
             getattr(library, f"headway_{name}") for name in ("rms_norm", "rms_norm_backward", "rotate", "gate", "gate_backward")
         )
+        self._few_rows = library.headway_few_rows
         self._attend.argtypes = [
             long, number, number, number, real, long, ctypes.POINTER(_Table), ctypes.POINTER(_Table),
             pointer, long, pointer, long, pointer, long, pointer,
@@ -78,12 +80,33 @@ class Kernel:
         self._rotate.argtypes = [long] * 6 + [real] + [pointer] * 4
         self._gate.argtypes = [long] * 2 + [pointer] * 2
         self._gate_backward.argtypes = [long] * 2 + [pointer] * 3
-        for function in (self._attend, self._norm, self._norm_backward, self._rotate, self._gate, self._gate_backward):
+        self._few_rows.argtypes = [long] * 3 + [pointer, long, pointer, pointer, pointer, long, pointer]
+        for function in (
+            self._few_rows,
+            self._attend,
+            self._norm,
+            self._norm_backward,
+            self._rotate,
+            self._gate,
+            self._gate_backward,
+        ):
             function.restype = None
         documents = [long, number, number, number, real]
         self._causal.argtypes = documents + [pointer] * 8
         self._causal_backward.argtypes = documents + [pointer] * 12
         self._causal.restype = self._causal_backward.restype = number
+
+    def few_rows(self, x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None) -> Tensor:
+        """x W^T + bias + residual: x [T, in] of at most MOST_ROWS rows, contiguous weight [out, in], residual [T, out]."""
+        x = x if x.stride(1) == 1 else x.contiguous()
+        residual = residual if residual is None or residual.stride(1) == 1 else residual.contiguous()
+        out = torch.empty((len(x), weight.shape[0]))
+        self._few_rows(
+            len(x), weight.shape[1], weight.shape[0], x.data_ptr(), x.stride(0), weight.data_ptr(),
+            None if bias is None else bias.data_ptr(), None if residual is None else residual.data_ptr(),
+            0 if residual is None else residual.stride(0), out.data_ptr(),
+        )  # fmt: skip
+        return out
 
     def rms_norm(self, x: Tensor, weight: Tensor, offset: float, eps: float) -> Tensor:
         """x / rms(x) * (offset + weight): x [T, n], contiguous but for the first dimension."""

@@ -6,6 +6,8 @@ on weights that lie as they read them (`pack`). They are the operators that `tor
 compiler. Where they are missing, or a gradient is recorded, everything is plain PyTorch; all give the
 same numbers but for the last bits of float32. A packed weight is a copy: it is used only as long as the weight is what it was.
 
+Of up to three rows a product takes as long as the weights are read, which a kernel of our own does faster (`c/rows.c`).
+
 oneDNN compiles a product for each number of rows that it meets, in a millisecond, and keeps it, in 0.2 MB. So the rows of
 a decode step are rounded up to one of 64 numbers (`rounded`); inputs of more than 1,024 rows go the ordinary way, a tenth slower.
 
@@ -42,6 +44,7 @@ def _has_onednn() -> bool:
 _IS_THERE = _has_onednn()
 Turn = tuple[Tensor, Tensor] | None  # cos and sin of the positions at hand; None: the layer knows no position
 MOST_ROWS = 1024
+FEW_ROWS = 3  # for which reading the weights is all that takes time
 
 
 def is_direct(x: Tensor) -> bool:
@@ -68,8 +71,11 @@ def rounded(rows: int) -> int:
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None = None) -> Tensor:
-    """residual + x weight^T + bias of an x that is direct; `weight` as it is or packed."""
-    rows = len(x)
+    """residual + x weight^T + bias of an x that is direct, of at most MOST_ROWS rows."""
+    rows, compiled = len(x), kernel()
+    if rows <= FEW_ROWS and compiled is not None and weight.is_contiguous():
+        return compiled.few_rows(x, weight, bias, residual)
+    weight = laid_out(weight)
     more = rounded(rows) - rows
     if more:
         x = F.pad(x, (0, 0, 0, more))
@@ -112,7 +118,7 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return F.linear(x, weight, bias)
     if on_cuda(x):  # autocast sees to the types that are not right yet
         return F.linear(x, laid_out(weight), bias)
-    return _linear(x, laid_out(weight), bias) if len(x) <= MOST_ROWS and weight.dtype == x.dtype else F.linear(x, weight, bias)
+    return _linear(x, weight, bias) if len(x) <= MOST_ROWS and weight.dtype == x.dtype else F.linear(x, weight, bias)
 
 
 def wide_product(x: Tensor, weight: Tensor) -> Tensor:
@@ -143,7 +149,7 @@ def linear_add(x: Tensor, layer: nn.Linear, residual: Tensor) -> Tensor:
     if on_cuda(x):
         return residual + linear(x, layer)
     if len(x) <= MOST_ROWS:
-        return _linear(x, laid_out(layer.weight), layer.bias, residual)
+        return _linear(x, layer.weight, layer.bias, residual)
     return F.linear(x, layer.weight, layer.bias).add_(residual)
 
 

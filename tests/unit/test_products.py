@@ -8,7 +8,7 @@ from torch import nn
 
 from headway.engine.cache import BLOCK
 from headway.model import products
-from headway.model.kernel import Blocks, kernel
+from headway.model.kernel import MOST_ROWS, Blocks, kernel
 
 
 def test_rows_are_rounded_to_few_numbers_and_by_an_eighth_at_most() -> None:
@@ -19,7 +19,7 @@ def test_rows_are_rounded_to_few_numbers_and_by_an_eighth_at_most() -> None:
     assert products.rounded(1025) == 1025, "longer inputs go the ordinary way"
 
 
-@pytest.mark.parametrize("rows", [1, 17, 64, 1000, 1025])
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 17, 64, 1000, 1025])
 @pytest.mark.parametrize("is_packed", [False, True])
 def test_products_are_those_of_pytorch(rows: int, is_packed: bool) -> None:
     generator = torch.Generator().manual_seed(rows)
@@ -35,6 +35,26 @@ def test_products_are_those_of_pytorch(rows: int, is_packed: bool) -> None:
         assert torch.allclose(products.linear_add(x, layer, residual), wanted + residual, atol=1e-5)
         gate, up = (x @ gate_up.weight.T).chunk(2, -1)
         assert torch.allclose(products.swish_gate(x, gate_up), F.silu(gate) * up, atol=1e-5)
+
+
+@pytest.mark.parametrize("rows", range(1, MOST_ROWS + 1))
+@pytest.mark.parametrize(("width", "outputs"), [(1, 1), (7, 3), (16, 64), (40, 65), (576, 130), (1000, 1000)])
+def test_a_product_of_few_rows(rows: int, width: int, outputs: int) -> None:
+    """Whatever the sizes, the strides and the threads: each output is one thread's, its numbers in one order."""
+    compiled = kernel()
+    if compiled is None:
+        pytest.skip("no C compiler here")
+    draw = torch.Generator().manual_seed(width)
+    wide, weight = torch.randn(rows, width + 5, generator=draw), torch.randn(outputs, width, generator=draw)
+    x, bias = wide[:, 2 : 2 + width], torch.randn(outputs, generator=draw)
+    residual = torch.randn(outputs, rows, generator=draw).t()  # not contiguous
+    exact = x.double() @ weight.double().t()
+    for b, r in ((None, None), (bias, None), (None, residual), (bias, residual)):
+        found = compiled.few_rows(x, weight, b, r)
+        wanted = exact + (0 if b is None else b.double()) + (0 if r is None else r.double())
+        assert float((found - wanted).abs().max()) < 1e-6 * (4 + width)
+    torch.set_num_threads(2)
+    assert torch.equal(compiled.few_rows(x, weight, bias, residual), found)
 
 
 def test_a_packed_weight_that_changes_is_read_anew() -> None:
