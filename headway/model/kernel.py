@@ -100,9 +100,9 @@ class Kernel:
         """x W^T + bias + residual: x [T, in] of at most MOST_ROWS rows, contiguous weight [out, in], residual [T, out]."""
         x = x if x.stride(1) == 1 else x.contiguous()
         residual = residual if residual is None or residual.stride(1) == 1 else residual.contiguous()
-        out = torch.empty((len(x), weight.shape[0]))
+        out = torch.empty((x.shape[0], weight.shape[0]))
         self._few_rows(
-            len(x), weight.shape[1], weight.shape[0], x.data_ptr(), x.stride(0), weight.data_ptr(),
+            x.shape[0], weight.shape[1], weight.shape[0], x.data_ptr(), x.stride(0), weight.data_ptr(),
             None if bias is None else bias.data_ptr(), None if residual is None else residual.data_ptr(),
             0 if residual is None else residual.stride(0), out.data_ptr(),
         )  # fmt: skip
@@ -112,15 +112,15 @@ class Kernel:
         """x / rms(x) * (offset + weight): x [T, n], contiguous but for the first dimension."""
         x = x if x.stride(1) == 1 else x.contiguous()
         out = torch.empty(x.shape)
-        self._norm(len(x), x.shape[1], x.stride(0), offset, eps, x.data_ptr(), weight.data_ptr(), out.data_ptr())
+        self._norm(x.shape[0], x.shape[1], x.stride(0), offset, eps, x.data_ptr(), weight.data_ptr(), out.data_ptr())
         return out
 
     def rms_norm_backward(self, x: Tensor, weight: Tensor, offset: float, eps: float, grad: Tensor) -> tuple[Tensor, Tensor]:
         """The gradients of x [T, n] and of the weight [n], from that of the result, [T, n]."""
         x, grad = x if x.stride(1) == 1 else x.contiguous(), grad.contiguous()
-        dx, parts = torch.empty(x.shape), torch.empty(-(-len(x) // 64), x.shape[1])
+        dx, parts = torch.empty(x.shape), torch.empty(-(-x.shape[0] // 64), x.shape[1])
         pointers = [t.data_ptr() for t in (x, weight, grad, dx, parts)]
-        self._norm_backward(len(x), x.shape[1], x.stride(0), offset, eps, *pointers)
+        self._norm_backward(x.shape[0], x.shape[1], x.stride(0), offset, eps, *pointers)
         return dx, parts.sum(0)
 
     def rotate(self, x: Tensor, cos: Tensor, sin: Tensor, out: Tensor, is_back: bool = False) -> None:
@@ -136,8 +136,8 @@ class Kernel:
 
     def gate(self, gate_up: Tensor) -> Tensor:
         """silu(gate) * up of contiguous [T, 2 m] -> [T, m]."""
-        out = torch.empty((len(gate_up), gate_up.shape[1] // 2))
-        self._gate(len(gate_up), out.shape[1], gate_up.data_ptr(), out.data_ptr())
+        out = torch.empty((gate_up.shape[0], gate_up.shape[1] // 2))
+        self._gate(gate_up.shape[0], out.shape[1], gate_up.data_ptr(), out.data_ptr())
         return out
 
     def gate_backward(self, gate_up: Tensor, grad: Tensor) -> Tensor:

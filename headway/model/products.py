@@ -72,7 +72,7 @@ def rounded(rows: int) -> int:
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None = None) -> Tensor:
     """residual + x weight^T + bias of an x that is direct, of at most MOST_ROWS rows."""
-    rows, compiled = len(x), kernel()
+    rows, compiled = x.shape[0], kernel()
     if rows <= FEW_ROWS and compiled is not None and weight.is_contiguous():
         return compiled.few_rows(x, weight, bias, residual)
     weight = laid_out(weight)
@@ -118,7 +118,7 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return F.linear(x, weight, bias)
     if on_cuda(x):  # autocast sees to the types that are not right yet
         return F.linear(x, laid_out(weight), bias)
-    return _linear(x, weight, bias) if len(x) <= MOST_ROWS and weight.dtype == x.dtype else F.linear(x, weight, bias)
+    return _linear(x, weight, bias) if x.shape[0] <= MOST_ROWS and weight.dtype == x.dtype else F.linear(x, weight, bias)
 
 
 def wide_product(x: Tensor, weight: Tensor) -> Tensor:
@@ -148,7 +148,7 @@ def linear_add(x: Tensor, layer: nn.Linear, residual: Tensor) -> Tensor:
     """residual + layer(x): x [T, in], residual [T, out] -> [T, out]. Only where `is_direct`."""
     if on_cuda(x):
         return residual + linear(x, layer)
-    if len(x) <= MOST_ROWS:
+    if x.shape[0] <= MOST_ROWS:
         return _linear(x, layer.weight, layer.bias, residual)
     return F.linear(x, layer.weight, layer.bias).add_(residual)
 

@@ -212,7 +212,7 @@ class Decoder(nn.Module):
 
     def decode(self, ids: Tensor, positions: Tensor, cache: KeyValues) -> Tensor:
         """Hidden states [B, width] of one new token of each of B sequences, ids and positions [B]."""
-        rows = len(ids)
+        rows = ids.shape[0]
         more = products.rounded(rows) - rows
         if not more:
             return self.hidden(ids, positions, cache.attend)
