@@ -17,10 +17,11 @@ import numpy as np
 from headway.engine.flight import Decode, InFlight, Limits, Source, Watch
 from headway.engine.generation import Generation
 from headway.engine.keeping import LEAST, Keeping, alike
+from headway.model.kernel import FEW_ROWS
 from headway.model.products import pack, unpack
 from headway.model.transformer import Decoder
 
-LEAST_PACKED = 4  # samples at once; below, products gain nothing from packed weights
+LEAST_PACKED = FEW_ROWS + 1  # samples at once; below, products read the weights as they are
 _PAYS_AFTER = 20  # such steps
 
 

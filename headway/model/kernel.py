@@ -32,7 +32,7 @@ _FLAGS = (  # not -ffast-math: loading a library made with it changes how the wh
 )
 _SECONDS = 60
 MOST_DIM, MOST_GROUP = 256, 64  # as in c/blocks.c
-MOST_ROWS = 4  # as in c/rows.c
+FEW_ROWS = 3  # as in c/rows.c
 
 
 class _Table(ctypes.Structure):
@@ -97,7 +97,7 @@ class Kernel:
         self._causal.restype = self._causal_backward.restype = number
 
     def few_rows(self, x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None) -> Tensor:
-        """x W^T + bias + residual: x [T, in] of at most MOST_ROWS rows, contiguous weight [out, in], residual [T, out]."""
+        """x W^T + bias + residual: x [T, in] of at most FEW_ROWS rows, contiguous weight [out, in], residual [T, out]."""
         x = x if x.stride(1) == 1 else x.contiguous()
         residual = residual if residual is None or residual.stride(1) == 1 else residual.contiguous()
         out = torch.empty((x.shape[0], weight.shape[0]))

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from headway.model import cuda
-from headway.model.kernel import kernel
+from headway.model.kernel import FEW_ROWS, kernel
 
 
 def _has_onednn() -> bool:
@@ -44,7 +44,6 @@ def _has_onednn() -> bool:
 _IS_THERE = _has_onednn()
 Turn = tuple[Tensor, Tensor] | None  # cos and sin of the positions at hand; None: the layer knows no position
 MOST_ROWS = 1024
-FEW_ROWS = 3  # for which reading the weights is all that takes time
 
 
 def is_direct(x: Tensor) -> bool:

@@ -8,7 +8,7 @@ from torch import nn
 
 from headway.engine.cache import BLOCK
 from headway.model import products
-from headway.model.kernel import MOST_ROWS, Blocks, kernel
+from headway.model.kernel import FEW_ROWS, Blocks, kernel
 
 
 def test_rows_are_rounded_to_few_numbers_and_by_an_eighth_at_most() -> None:
@@ -37,7 +37,7 @@ def test_products_are_those_of_pytorch(rows: int, is_packed: bool) -> None:
         assert torch.allclose(products.swish_gate(x, gate_up), F.silu(gate) * up, atol=1e-5)
 
 
-@pytest.mark.parametrize("rows", range(1, MOST_ROWS + 1))
+@pytest.mark.parametrize("rows", range(1, FEW_ROWS + 1))
 @pytest.mark.parametrize(("width", "outputs"), [(1, 1), (7, 3), (16, 64), (40, 65), (576, 130), (1000, 1000)])
 def test_a_product_of_few_rows(rows: int, width: int, outputs: int) -> None:
     """Whatever the sizes, the strides and the threads: each output is one thread's, its numbers in one order."""
