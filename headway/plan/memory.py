@@ -22,7 +22,7 @@ import torch
 from headway.engine.cache import BLOCK, bytes_per_position, default_positions
 from headway.model.config import DecoderConfig
 from headway.model.head import chunk_tokens
-from headway.model.kernel import kernel
+from headway.model.kernel import FEW_ROWS, kernel
 from headway.model.products import MOST_ROWS, rounded
 
 FLOAT = 4
@@ -152,7 +152,7 @@ def sampling(config: DecoderConfig, samples: int, length: int, longest: int, car
     positions = min(samples * (length + BLOCK), default_positions(config, longest, dtype, card))
     matrices = parameters(config).hidden + config.vocab_size * config.width
     return Sampling(
-        packed=matrices * dtype.itemsize if card or samples >= 4 else 0,
+        packed=matrices * dtype.itemsize if card or samples > FEW_ROWS else 0,
         cache=positions * bytes_per_position(config, dtype),
         drawing=_DRAW_COPIES * FLOAT * samples * config.vocab_size,
         products=0 if card else _PRODUCT_BYTES * len({rounded(rows) for rows in range(1, min(samples, MOST_ROWS) + 1)}),
