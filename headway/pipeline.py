@@ -176,7 +176,9 @@ def _identity(checkpoint: str) -> str:
 
 
 def _set_up(recipe: Recipe) -> None:
-    """Threads and number formats, once; what the recipe needs and this installation lacks is said before any work."""
+    """Threads and number formats, once; what the recipe needs and this machine or installation lacks is said before any work."""
+    with ranks.together():
+        device_of(recipe)
     if recipe.evaluate.hybrid:
         need_sandbox()
     if recipe.lora is not None:

@@ -382,6 +382,8 @@ def test_a_wrong_key_or_value(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     if value == "cuda" and torch.cuda.is_available():
         pytest.skip("this machine has CUDA")
     refused(capsys, command("run", tmp_path, "--set", f"{key}={value}"), *parts)
+    if key == "device":
+        assert not list(tmp_path.rglob("store")), "it is said before anything is made"
 
 
 def test_a_missing_recipe_and_an_unknown_stage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
