@@ -10,6 +10,7 @@ what the ranks do.
 from __future__ import annotations
 
 import os
+import time
 from datetime import timedelta
 from typing import Any
 
@@ -23,6 +24,7 @@ from headway.errors import ConfigError
 
 _JOINING = timedelta(minutes=5)
 _WORKING = timedelta(days=30)
+_ASKING = 3.0  # seconds
 _LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "gloo/transport", "NCCL", "Socket", "socket")
 
 
@@ -45,9 +47,16 @@ class Processes:
         return found[0]
 
     def claim(self, name: str) -> bool:
-        """The store outlives ranks where torchrun holds it; where it is gone, whoever asks is told yes."""
+        """The store outlives ranks where torchrun holds it; where it is gone, whoever asks is told yes.
+
+        Else it is rank 0's, which lets the others ask before it goes on, for a while: who comes too late is shown torch's stack.
+        """
         try:
-            return self._store.add(name, 1) == 1
+            is_first = self._store.add(name, 1) == 1
+            latest = time.monotonic() + _ASKING
+            while self.rank == 0 and self._store.add(name, 0) < self.size and time.monotonic() < latest:
+                time.sleep(0.02)
+            return is_first
         except RuntimeError:
             return True
 

@@ -1,6 +1,8 @@
 """Several ranks: one gradient, one writer, one error; processes of gloo on the CPU, a thread each."""
 
 import json
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from torch import Tensor
 from headway import ranks
 from headway.train.batching import Document
 from headway.train.frozen import fixed_logprobs
+from headway.train.processes import Processes
 from headway.train.reference import Reference
 from headway.train.sharding import evened, learner, own_documents, own_share, shares
 from headway.train.shards import as_sharded, whole
@@ -155,3 +158,20 @@ def test_shares_are_of_about_the_same_length_and_hold_everything_once() -> None:
     assert sorted(i for share in found for i in share) == list(range(200))
     sums = [sum(lengths[i] for i in share) for share in found]
     assert max(sums) - min(sums) <= max(lengths)
+
+
+def test_the_store_s_own_rank_lets_the_others_ask_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no torchrun holds the store it ends with rank 0, and torch shows its stack to whoever asks then."""
+    store = torch.distributed.HashStore()
+    first, second = (Processes(store, rank, 2, 2) for rank in (0, 1))
+    said: list[bool] = []
+    thread = threading.Timer(0.3, lambda: said.append(second.claim("end")))
+    thread.start()
+    started = time.monotonic()
+    assert first.claim("end")
+    assert time.monotonic() - started >= 0.3
+    thread.join()
+    assert said == [False]
+    monkeypatch.setattr("headway.train.processes._ASKING", 0.2)
+    assert first.claim("another end"), "but not for ever"
+    assert second.claim("a third"), "and the others do not wait"
