@@ -103,9 +103,8 @@ class Pool:
         self.mask = np.zeros((0, BLOCK), dtype=np.float32)
         self._owners: list[Strand | None] = []
         self._free: list[int] = []
-        self.used = self.top = self.version = self.moves = (
-            0  # top: one more than the highest block in use, which is what a step reads
-        )
+        self.used = self.version = self.moves = 0
+        self.top = 0  # one more than the highest block in use, which is what a step reads
 
     @property
     def size(self) -> int:
